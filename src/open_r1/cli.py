@@ -1,0 +1,110 @@
+"""``open-r1 COMMAND …``: finds the command, checks its settings, and turns exceptions into exit statuses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from open_r1 import __version__, config
+from open_r1.errors import StopRequested, UserError
+
+USER_ERROR_STATUS = 2
+INTERRUPTED_STATUS = 130
+
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Set before any library is imported, unless the person has set them: no telemetry, and one tokenizer a process."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A word after ``open-r1``: the module whose ``main(argv)`` it runs, and the class of its settings."""
+
+    module: str
+    settings: type[config.Settings]
+    summary: str
+
+
+COMMANDS = {
+    "run": Command("open_r1.pipeline.main", config.RunConfig, "run the stages of a pipeline, those not yet done"),
+    "sft": Command("open_r1.sft", config.SFTConfig, "fine-tune a model on conversations or reasoning traces"),
+    "grpo": Command("open_r1.grpo", config.GRPOConfig, "reinforce a model on problems with verifiable answers"),
+    "generate": Command("open_r1.generate", config.GenerateConfig, "draw and verify answers to prompts, to train on"),
+    "evaluate": Command("open_r1.evaluate", config.EvaluateConfig, "measure a model on tasks, with intervals"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status.
+
+    Settings are checked before the command's module is imported: a misspelt flag is said at once, and so is ``--help``.
+    """
+    return run_main(_dispatch, sys.argv[1:] if argv is None else argv)
+
+
+def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int:
+    """Runs ``command(argv)`` and turns what it raises into an exit status.
+
+    Returns:
+        0; 2 for a :class:`UserError`, printed as one line; 130 for Ctrl-C; 128 + signal for :class:`StopRequested`; the
+        status of a ``SystemExit``. Anything else is a defect and keeps its traceback.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        command(list(argv))
+    except UserError as error:
+        _say(f"error: {error}", style="bold red")
+        return USER_ERROR_STATUS
+    except StopRequested as stop:
+        _say(str(stop), style="yellow")
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        _say("interrupted", style="yellow")
+        return INTERRUPTED_STATUS
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    return 0
+
+
+def _dispatch(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        _print_commands()
+    elif argv[0] in ("-V", "--version"):
+        print(f"open-r1 {__version__}")
+    elif argv[0] not in COMMANDS:
+        close = config.did_you_mean(argv[0], COMMANDS)
+        raise UserError(f"{argv[0]!r} is no command of open-r1{close} (commands: {', '.join(COMMANDS)})")
+    else:
+        command = COMMANDS[argv[0]]
+        config.parse(command.settings, argv[1:], prog=f"open-r1 {argv[0]}")
+        import_module(command.module).main(argv[1:])
+
+
+def _print_commands() -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    console.print(Text.assemble(("open-r1 COMMAND", "bold"), " [--config FILE.yaml] [--setting VALUE …]"))
+    console.print("From a base model to a reasoning model: make data, distil, reinforce, evaluate.\n")
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, command in COMMANDS.items():
+        table.add_row(Text(f"  {name}", style="green"), command.summary)
+    console.print(table)
+    console.print("\nopen-r1 COMMAND --help lists the settings of a command.")
+
+
+def _say(text: str, *, style: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True, highlight=False).print(Text(text, style=style), soft_wrap=True)

@@ -1,0 +1,76 @@
+"""Which model, in which precision, with or without adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from open_r1.config.settings import PositiveInt, Settings, ShareBelowOne, alias
+from open_r1.errors import UserError
+
+HALF_PRECISION = ("bfloat16", "float16")
+
+
+@dataclass(kw_only=True)
+class ModelConfig(Settings):
+    """Model"""
+
+    model_name_or_path: str
+    """Hub id or local folder of the model to train."""
+
+    model_revision: str = "main"
+    """Branch, tag or commit of the model on the hub."""
+
+    torch_dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = field(default=None, metadata=alias("dtype"))
+    """Type of the weights; unset keeps float32 weights and computes in bf16 or fp16 where those are asked for."""
+
+    attn_implementation: str | None = None
+    """Attention kernel; unset takes the fastest one that this machine has."""
+
+    trust_remote_code: bool = False
+    """Run model code that comes with the weights."""
+
+    use_liger_kernel: bool = field(default=False, metadata=alias("use_liger"))
+    """Accepted for published recipes; loss and log-probabilities are always computed in chunks."""
+
+    use_peft: bool = False
+    """Train LoRA adapters instead of all weights."""
+
+    lora_r: PositiveInt = 16
+    """Rank of the adapters."""
+
+    lora_alpha: PositiveInt = 32
+    """Adapters are scaled by lora_alpha / lora_r."""
+
+    lora_dropout: ShareBelowOne = 0.0
+    """Dropout before the adapters."""
+
+    lora_target_modules: list[str] | str | None = None
+    """Names of the linear layers that get adapters; unset means all-linear."""
+
+    load_in_4bit: bool = False
+    """Hold the frozen weights in 4 bits (needs use_peft and the quant extra)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model_name_or_path:
+            raise UserError("model_name_or_path is empty: give a hub id or a local folder")
+        if self.load_in_4bit and not self.use_peft:
+            raise UserError("load_in_4bit trains nothing without adapters: add use_peft, or leave load_in_4bit out")
+        if isinstance(self.lora_target_modules, str) and "," in self.lora_target_modules:
+            self.lora_target_modules = [name.strip() for name in self.lora_target_modules.split(",")]
+        if self.lora_target_modules == ["all-linear"]:
+            self.lora_target_modules = "all-linear"
+
+    def notes(self) -> list[str]:
+        lines = super().notes()
+        if self.use_liger_kernel:
+            lines.append("use_liger_kernel is not needed: the chunked head does the same on every device")
+        if self.torch_dtype in HALF_PRECISION:
+            lines.append(
+                f"torch_dtype {self.torch_dtype} keeps the weights themselves in {self.torch_dtype}, without a float32 "
+                "copy: small updates round away at low learning rates; leave it out for float32 weights"
+            )
+        if self.attn_implementation == "flash_attention_2":
+            lines.append("attn_implementation flash_attention_2 needs no flash-attn package here: see docs on kernels")
+        return lines

@@ -1,0 +1,284 @@
+"""How a run trains, logs, saves and publishes, whatever its loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED
+from open_r1.config.settings import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    PublishedSettings,
+    Settings,
+    ShareBelowOne,
+    Steps,
+    alias,
+    did_you_mean,
+)
+from open_r1.errors import UserError
+
+TRACKERS = ("wandb", "tensorboard", "trackio")
+OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+SCHEDULE_KWARGS = {
+    "linear": (),
+    "cosine": ("num_cycles",),
+    "cosine_with_min_lr": ("min_lr", "min_lr_rate", "num_cycles"),
+    "constant": (),
+    "constant_with_warmup": (),
+    "polynomial": ("lr_end", "power"),
+    "inverse_sqrt": ("timescale",),
+}
+PUSH_CALLBACK = "push_to_hub_revision"
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig(Settings):
+    """Batches and optimizer"""
+
+    per_device_train_batch_size: PositiveInt = 1
+    """Sequences of full length in one micro-batch of one process; for GRPO, completions."""
+
+    per_device_eval_batch_size: PositiveInt = 1
+    """The same, for evaluation."""
+
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches added up in one optimizer step."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more compute."""
+
+    gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    """Accepted for published recipes: {use_reentrant: false}."""
+
+    learning_rate: NonNegativeFloat = 1e-5
+    """Peak learning rate."""
+
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled weight decay."""
+
+    adam_beta1: ShareBelowOne = 0.9
+    """Decay of AdamW's first moment."""
+
+    adam_beta2: ShareBelowOne = 0.999
+    """Decay of AdamW's second moment."""
+
+    adam_epsilon: PositiveFloat = 1e-8
+    """AdamW's epsilon."""
+
+    max_grad_norm: NonNegativeFloat = 1.0
+    """Gradients are clipped to this norm; 0 is off."""
+
+    num_train_epochs: PositiveFloat = 1.0
+    """Passes over the data."""
+
+    max_steps: int = -1
+    """Optimizer steps; overrides num_train_epochs where positive."""
+
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "cosine_with_min_lr", "constant", "constant_with_warmup", "polynomial", "inverse_sqrt"
+    ] = "cosine"
+    """Course of the learning rate after warm-up."""
+
+    lr_scheduler_kwargs: dict[str, Any] | None = None
+    """Settings of the schedule, such as {min_lr_rate: 0.1} for cosine_with_min_lr."""
+
+    warmup_ratio: ShareBelowOne = 0.0
+    """Share of the steps over which the learning rate rises."""
+
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises; overrides warmup_ratio where positive."""
+
+    optim: str = "adamw_torch"
+    """Optimizer: adamw_torch or adamw_torch_fused (both fused on CUDA)."""
+
+    bf16: bool = False
+    """Compute in bfloat16; the weights stay in float32 unless torch_dtype says otherwise."""
+
+    fp16: bool = False
+    """Compute in float16 with a loss scale; the weights stay in float32."""
+
+    torch_compile: bool = False
+    """Compile the model."""
+
+    max_nonfinite_steps: PositiveInt = 5
+    """A step with a non-finite loss or gradient is skipped; the run stops after this many in a row."""
+
+    cpu_threads: PositiveInt | None = None
+    """Threads of one process on a CPU; unset shares the cores evenly."""
+
+    seed: NonNegativeInt = 42
+    """Seed of everything random."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bf16 and self.fp16:
+            raise UserError("bf16 and fp16 are both set: keep one (bf16 where the chip has it)")
+        if self.max_steps != -1 and self.max_steps < 1:
+            raise UserError(f"max_steps: {self.max_steps} is given, but it must be at least 1, or -1 for whole epochs")
+        check_optimizer(self.optim)
+        check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs or {})
+
+    def notes(self) -> list[str]:
+        lines = super().notes()
+        if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            lines.append("gradient_checkpointing_kwargs.use_reentrant is read as false: recomputation is non-reentrant")
+        return lines
+
+
+@dataclass(kw_only=True)
+class OutputConfig(Settings):
+    """Evaluation during training, logging, checkpoints"""
+
+    output_dir: str
+    """Folder of the run: checkpoints, metrics, the final model."""
+
+    overwrite_output_dir: bool = False
+    """Start anew in a folder that already holds a run."""
+
+    do_eval: bool = False
+    """Accepted for published recipes; eval_strategy decides whether the held-out split is evaluated."""
+
+    eval_strategy: Literal["no", "steps", "epoch"] = field(default="no", metadata=alias("evaluation_strategy"))
+    """When the held-out split is evaluated."""
+
+    eval_steps: Steps | None = None
+    """Steps between evaluations, or a share of all steps below 1; unset is logging_steps."""
+
+    logging_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When metrics are written."""
+
+    logging_steps: Steps = 1
+    """Steps between two lines of metrics, or a share of all steps below 1."""
+
+    logging_first_step: bool = False
+    """Write metrics of the first step too."""
+
+    log_level: Literal["debug", "info", "warning", "error", "critical", "passive"] = "info"
+    """What is printed beside progress."""
+
+    report_to: str | list[str] = "none"
+    """Trackers: wandb, tensorboard, trackio, all or none. Metrics are always written as JSONL in output_dir."""
+
+    run_name: str | None = None
+    """Name of the run at the trackers; unset is the name of output_dir."""
+
+    wandb_entity: str | None = None
+    """Entity that wandb stores the run under."""
+
+    wandb_project: str | None = None
+    """Project that wandb stores the run under."""
+
+    wandb_run_group: str | None = None
+    """Group that wandb stores the run under."""
+
+    save_strategy: Literal["no", "steps", "epoch"] = "steps"
+    """When checkpoints are saved; a stopped run saves one in any case."""
+
+    save_steps: Steps = 500
+    """Steps between checkpoints, or a share of all steps below 1."""
+
+    save_total_limit: PositiveInt | None = None
+    """Checkpoints kept, the oldest go first; unset keeps all."""
+
+    resume_from_checkpoint: bool | str | None = None
+    """true for the latest whole checkpoint of output_dir, or the path of one."""
+
+    benchmarks: list[str] = field(default_factory=list)
+    """Tasks evaluated after training, by the names that open-r1 evaluate knows."""
+
+    callbacks: list[str] = field(default_factory=list)
+    """Accepted for published recipes: push_to_hub_revision."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.output_dir:
+            raise UserError("output_dir is empty: give the folder of the run")
+        if self.eval_steps is None and self.eval_strategy == "steps":
+            self.eval_steps = self.logging_steps
+        known = [*TRACKERS, "all", "none"]
+        for name in self._reported():
+            if name not in known:
+                raise UserError(f"report_to: {name!r} is not one of {', '.join(known)}{did_you_mean(name, known)}")
+        for name in self.callbacks:
+            if name != PUSH_CALLBACK:
+                raise UserError(f"callbacks: {name!r} is not known; the one accepted name is {PUSH_CALLBACK}")
+
+    def _reported(self) -> list[str]:
+        names = self.report_to.split(",") if isinstance(self.report_to, str) else self.report_to
+        return [name.strip() for name in names]
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """The trackers that ``report_to`` asks for, without ``none`` and with ``all`` spelt out."""
+        names = self._reported()
+        return TRACKERS if "all" in names else tuple(name for name in TRACKERS if name in names)
+
+    def notes(self) -> list[str]:
+        lines = super().notes()
+        if self.do_eval and self.eval_strategy == "no":
+            lines.append("do_eval evaluates nothing while eval_strategy is no: set eval_strategy to steps or epoch")
+        if PUSH_CALLBACK in self.callbacks:
+            lines.append(f"callbacks {PUSH_CALLBACK} is done by push_to_hub with hub_strategy and hub_model_revision")
+        return lines
+
+
+@dataclass(kw_only=True)
+class HubConfig(Settings):
+    """Publishing"""
+
+    push_to_hub: bool = False
+    """Upload the model to the hub."""
+
+    hub_model_id: str | None = None
+    """Repository to upload to; unset is the name of output_dir."""
+
+    hub_model_revision: str = "main"
+    """Branch to upload to."""
+
+    hub_strategy: Literal["end", "every_save", "checkpoint"] = "end"
+    """When to upload: the final model, every saved model, or checkpoints that can be resumed from."""
+
+    hub_private_repo: bool | None = None
+    """Make a new repository private; unset is the account's default."""
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(OptimizerConfig, OutputConfig, HubConfig, PublishedSettings):
+    """Training"""
+
+    NO_EFFECT: ClassVar[Mapping[str, str]] = TRAINING_NO_EFFECT
+    NOT_OFFERED: ClassVar[Mapping[str, tuple[Any, ...]]] = TRAINING_NOT_OFFERED
+
+
+def check_optimizer(name: str) -> None:
+    """Raises UserError unless ``name`` is an optimizer that exists here."""
+    if name in OPTIMIZERS:
+        return
+    supported = f"supported are {' and '.join(OPTIMIZERS)}"
+    if "8bit" in name or "4bit" in name or "paged" in name:
+        raise UserError(
+            f"optim: {name} is not offered, {supported}; to save optimizer memory shard it with the launcher "
+            "configs zero2, zero3 or fsdp, or train adapters with use_peft"
+        )
+    raise UserError(f"optim: {name!r} is not offered, {supported}{did_you_mean(name, OPTIMIZERS)}")
+
+
+def check_schedule(kind: str, kwargs: Mapping[str, Any]) -> None:
+    """Raises UserError where ``lr_scheduler_kwargs`` does not fit ``lr_scheduler_type``."""
+    known = SCHEDULE_KWARGS[kind]
+    for key in kwargs:
+        if key not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise UserError(f"lr_scheduler_kwargs: {key!r} is unknown, {kind} {takes}{did_you_mean(key, known)}")
+    if kind == "cosine_with_min_lr" and ("min_lr" in kwargs) == ("min_lr_rate" in kwargs):
+        raise UserError(f"lr_scheduler_type {kind} needs one of min_lr and min_lr_rate in lr_scheduler_kwargs")
+
+
+def resolve_steps(value: float, total_steps: int) -> int:
+    """A step interval as a count: values below 1 are a share of ``total_steps``, rounded up (as in transformers)."""
+    return max(1, math.ceil(value * total_steps)) if value < 1 else int(value)

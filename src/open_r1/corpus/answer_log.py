@@ -1,0 +1,105 @@
+"""An append-only JSONL file of answers, from which a second start learns what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from open_r1.errors import UserError
+
+Record = dict[str, Any]
+Key = tuple[str, int]
+"""Id of the prompt, and sample."""
+
+_TAIL = 1 << 16
+
+
+class AnswerLog:
+    """Appends one line an answer; a context manager. A line is on disk, whole, once `append` returns.
+
+    A last line that was torn when a run was killed is dropped on opening.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        drop_torn_line(path)
+        self._file = path.open("ab")
+
+    def __enter__(self) -> AnswerLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def append(self, record: Record) -> None:
+        """Writes ``record``, which has at least ``id`` and ``sample``."""
+        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+
+def read_log(path: Path) -> Iterator[tuple[int, Record]]:
+    """The offset in bytes and the content of each line.
+
+    Raises:
+        UserError: a line is not an answer.
+    """
+    with path.open("rb") as file:
+        offset = 0
+        for number, line in enumerate(file, start=1):
+            try:
+                record = json.loads(line)
+                record["id"], record["sample"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(
+                    f"{path}: line {number} is not an answer of open-r1 generate; mend it, choose another --output, "
+                    "or start anew with --overwrite_output"
+                ) from None
+            yield offset, record
+            offset += len(line)
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts ``path`` after its last newline; nothing happens where there is no such file."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        whole = 0
+        for start in range(end, 0, -_TAIL):
+            begin = max(0, start - _TAIL)
+            file.seek(begin)
+            newline = file.read(start - begin).rfind(b"\n")
+            if newline >= 0:
+                whole = begin + newline + 1
+                break
+        if whole < end:
+            file.truncate(whole)
+
+
+def sort_log(path: Path, order: Mapping[str, int]) -> None:
+    """Puts the lines in the order of their prompts and samples, by one rename; prompts not in ``order`` come last.
+
+    Answers arrive in the order in which they were finished, which differs after a resumption; sorted, the file is the
+    same however often the run was stopped.
+    """
+    lines: list[tuple[tuple[int, int], int]] = []
+    for offset, record in read_log(path):
+        lines.append(((order.get(record["id"], len(order)), record["sample"]), offset))
+    if all(before[0] <= after[0] for before, after in pairwise(lines)):
+        return
+    temporary = path.with_name(f".{path.name}.partial")
+    with path.open("rb") as source, temporary.open("wb") as target:
+        for _, offset in sorted(lines):
+            source.seek(offset)
+            target.write(source.readline())
+        target.flush()
+        os.fsync(target.fileno())
+    os.replace(temporary, path)

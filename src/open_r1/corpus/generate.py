@@ -1,0 +1,201 @@
+"""Answers to prompts, as data to train on: drawn, verified where there is a gold answer, appended to a JSONL file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from open_r1.config import GenerateConfig
+from open_r1.corpus.answer_files import AnswerFiles
+from open_r1.corpus.answer_log import Record
+from open_r1.corpus.prompts import Prompt, read_prompts
+from open_r1.corpus.tally import Tally
+from open_r1.data.bad_rows import BadRow, BadRows
+from open_r1.data.sources import load_rows
+from open_r1.errors import UserError
+from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
+from open_r1.evaluation.chat_model import ChatModel
+from open_r1.evaluation.gold import rejected_golds
+from open_r1.evaluation.meter import AnswerMeter
+from open_r1.generation.seeds import sample_seed
+from open_r1.report.tables import clock, percent
+from open_r1.rewards.pool import RewardPool
+
+_PROMPTS_AT_ONCE = 8192
+"""Prompts handed to the engine together: enough that its last answers cost little, and a bound on memory."""
+
+_GOLDS_CHECKED = 256
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A prompt with its token ids, int32 [T]."""
+
+    prompt: Prompt
+    ids: np.ndarray
+
+
+def generate(model: ChatModel, config: GenerateConfig, *, console: Console | None = None) -> Tally:
+    """Draws ``num_generations`` answers to each prompt and appends those that are kept to the output file.
+
+    Answers that an earlier start drew are found by the hash of their prompt and their sample number, and are not drawn
+    again. At the end the file is in the order of the data set. With ``keep: verified`` an answer is kept where it
+    equals the gold answer and was not cut off: a model that trains on cut text learns not to stop.
+
+    Raises:
+        UserError: data that cannot be used, or an output file that was made with other settings.
+    """
+    console = console or Console()
+    rows = load_rows(config.dataset, config.dataset_config, config.dataset_split)
+    rows = rows.select(range(min(config.limit or len(rows), len(rows))))
+    prompts, bad_rows = read_prompts(rows, rows.column_names, config)
+    asked = _encode(model, prompts, bad_rows)
+    bad_rows.report(console, len(rows))
+    bad_rows.raise_if_all(len(rows))
+    samples = config.num_generations
+    order = {entry.prompt.id: entry.prompt.row for entry in asked}
+    facts = {
+        "dataset": [config.dataset, config.dataset_config, config.dataset_split],
+        "model": model.name,
+        "num_generations": samples,
+        "rows": len(rows),
+        "bad_rows": dict(bad_rows.counts),
+    }
+    with _verifiers(asked, config, console) as verifiers:
+        files = AnswerFiles(output_path(config), settings_of(model, config), overwrite=config.overwrite_output)
+        tally = Tally(prompts=len(asked), asked=len(asked) * samples, seconds=files.seconds)
+        with files:
+            done = set()
+            for record, kept in files.earlier():
+                if record["id"] in order and record["sample"] < samples:
+                    done.add((record["id"], record["sample"]))
+                    tally.add(record, kept)
+            began = time.monotonic()
+            try:
+                with AnswerMeter(console, files.output.name, total=tally.asked, done=tally.answered) as meter:
+                    for prompt, answer in _draw(model, asked, done, config, verifiers):
+                        record, kept = _record(prompt, answer), _is_kept(answer, config)
+                        files.append(record, kept)
+                        tally.add(record, kept)
+                        meter.count(answer)
+            finally:
+                tally.seconds = round(tally.seconds + time.monotonic() - began, 1)
+                files.describe(facts, tally)
+        files.sort(order)
+    return tally
+
+
+def output_path(config: GenerateConfig) -> Path:
+    """``output``, or ``runs/generate/<data set>.jsonl``."""
+    return Path(config.output or f"runs/generate/{Path(config.dataset).stem}.jsonl")
+
+
+def settings_of(model: ChatModel, config: GenerateConfig) -> dict[str, Any]:
+    """All that an answer depends on but for its prompt, and what decides whether it is kept."""
+    names = ("prompt_template", "system_prompt", "temperature", "top_p", "top_k", "max_new_tokens", "seed", "keep")
+    probe = repr(model.encode([{"role": "user", "content": "Seven times six?"}]))
+    return {
+        "model": model.fingerprint,
+        "chat_format": blake2b(probe.encode(), digest_size=8).hexdigest(),
+        "stop_token_ids": list(model.stop_token_ids),
+        **{name: getattr(config, name) for name in names},
+    }
+
+
+def summary(tally: Tally, output: Path) -> str:
+    """What came out, in two lines."""
+    tokens = "–" if tally.mean_tokens is None else f"{tally.mean_tokens:,.0f}"
+    return (
+        f"asked {tally.asked:,} ({tally.prompts:,} prompts), answered {tally.answered:,}, "
+        f"truncated {percent(tally.truncated_share)}, right {percent(tally.right_share)} of those verified, "
+        f"not verified {tally.unverified:,}, {tokens} tokens an answer, {clock(tally.seconds)}\n"
+        f"kept {tally.kept:,} in {output}"
+    )
+
+
+def _encode(model: ChatModel, prompts: Sequence[Prompt], bad_rows: BadRows) -> list[_Asked]:
+    asked = []
+    for prompt in prompts:
+        try:
+            ids = model.encode(prompt.messages)
+            if not model.leaves_room(ids):
+                raise BadRow(f"the prompt leaves no room for an answer in the context of {model.context_length} tokens")
+        except BadRow as bad:
+            bad_rows.add(prompt.row, str(bad))
+        else:
+            asked.append(_Asked(prompt, np.asarray(ids, dtype=np.int32)))
+    return asked
+
+
+@contextmanager
+def _verifiers(asked: Sequence[_Asked], config: GenerateConfig, console: Console) -> Iterator[Verifiers | None]:
+    """The processes that verify answers; None where no prompt has a gold answer.
+
+    Raises:
+        UserError: only verified answers are kept, and the verifier accepts none of the gold answers that were tried.
+    """
+    golds = [entry.prompt.gold for entry in asked if entry.prompt.gold is not None]
+    if not golds:
+        yield None
+        return
+    with RewardPool(["accuracy"], workers=config.reward_workers, timeout=config.reward_timeout) as pool:
+        tried = golds[:: max(1, len(golds) // _GOLDS_CHECKED)]
+        rejected = rejected_golds(tried, pool)
+        if rejected:
+            line = f"{len(rejected)} of {len(tried)} gold answers that were tried cannot be verified themselves"
+            if len(rejected) == len(tried) and config.keep == "verified":
+                raise UserError(f"{line}, such as {tried[0][:80]!r}: name the right column with --answer_column")
+            console.print(f"{line}, such as {tried[rejected[0]][:80]!r}", markup=False)
+        yield pool
+
+
+def _draw(
+    model: ChatModel,
+    asked: Sequence[_Asked],
+    done: set[tuple[str, int]],
+    config: GenerateConfig,
+    verifiers: Verifiers | None,
+) -> Iterator[tuple[Prompt, Answer]]:
+    """Yields the answers that are missing, each with its prompt."""
+    params = model.sampling_params(config)
+    for start in range(0, len(asked), _PROMPTS_AT_ONCE):
+        batch = asked[start : start + _PROMPTS_AT_ONCE]
+        questions = [
+            Question((place, sample), prompt_ids, _seed(config, entry.prompt, sample), entry.prompt.gold)
+            for place, entry in enumerate(batch)
+            for prompt_ids in [tuple(entry.ids.tolist())]
+            for sample in range(config.num_generations)
+            if (entry.prompt.id, sample) not in done
+        ]
+        for answer in draw_answers(questions, model.engine, params, model.decode, verifiers):
+            yield batch[answer.question.key[0]].prompt, answer
+
+
+def _seed(config: GenerateConfig, prompt: Prompt, sample: int) -> int:
+    return sample_seed(config.seed, 0, prompt.number, sample)
+
+
+def _is_kept(answer: Answer, config: GenerateConfig) -> bool:
+    return config.keep == "all" or (answer.reward == 1 and answer.finish_reason == "stop")
+
+
+def _record(prompt: Prompt, answer: Answer) -> Record:
+    return {
+        "id": prompt.id,
+        "sample": answer.question.key[1],
+        "problem": prompt.problem,
+        "messages": [*prompt.messages, {"role": "assistant", "content": answer.text}],
+        "generation": answer.text,
+        "gold": prompt.gold,
+        "reward": answer.reward,
+        "tokens": answer.tokens,
+        "finish_reason": answer.finish_reason,
+    }

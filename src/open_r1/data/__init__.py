@@ -1,0 +1,1 @@
+"""From rows to packs: sources, mixture, columns, chat format, cached tokens, packing plan, loader."""

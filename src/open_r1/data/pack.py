@@ -1,0 +1,129 @@
+"""The pack: a flat stream of tokens that holds several sequences, and the one currency of training.
+
+Every per-token field at index ``t`` describes token ``t`` as a *target*, that is, as predicted from the hidden state at
+``t - 1`` of the same sequence. The first token of a sequence is never a target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One micro-batch: ``T`` tokens of ``S`` sequences, no padding between them.
+
+    Attributes:
+        input_ids: int64 [T].
+        position_ids: int64 [T], restarting at 0 with each sequence.
+        cu_seqlens: int32 [S + 1], cumulative sequence lengths, ``cu_seqlens[0] == 0`` and ``cu_seqlens[-1] == T``.
+        lengths: the same lengths as Python integers, so that nothing has to be read back from the GPU.
+        target_index: int64 [K], the positions whose ``loss_weight`` is not zero; the head is evaluated only there.
+        loss_weight: float32 [K], the weight of each target in the loss.
+        advantage, behaviour_logprob, reference_logprob: float32 [K] or None; reinforcement learning only.
+        sequence_index: int64 [K], which of the S sequences a target belongs to.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    lengths: tuple[int, ...]
+    target_index: Tensor
+    loss_weight: Tensor
+    sequence_index: Tensor
+    advantage: Tensor | None = None
+    behaviour_logprob: Tensor | None = None
+    reference_logprob: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.input_ids.numel()
+
+    def to(self, device: torch.device | str) -> Pack:
+        """The same pack with its tensors on ``device`` (asynchronously where the memory is pinned)."""
+        moved = {
+            field.name: value.to(device, non_blocking=True)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class TrainingSequence:
+    """One sequence before packing: ``ids`` [L] with per-token fields [L] aligned to the targets (index 0 is ignored)."""
+
+    ids: np.ndarray
+    loss_weight: np.ndarray
+    advantage: np.ndarray | None = None
+    behaviour_logprob: np.ndarray | None = None
+    reference_logprob: np.ndarray | None = None
+
+
+RL_FIELDS = ("advantage", "behaviour_logprob", "reference_logprob")
+
+
+def make_pack(sequences: Sequence[TrainingSequence]) -> Pack:
+    """Lays sequences end to end.
+
+    Raises:
+        ValueError: if there is no sequence, one is empty, or only some of them carry an RL field.
+    """
+    if not sequences or any(len(sequence.ids) == 0 for sequence in sequences):
+        raise ValueError("a pack needs at least one sequence, and each at least one token")
+    lengths = tuple(len(sequence.ids) for sequence in sequences)
+    starts = np.cumsum((0, *lengths))
+    weight = np.concatenate([sequence.loss_weight for sequence in sequences]).astype(np.float32)
+    weight[starts[:-1]] = 0.0
+    target_index = np.flatnonzero(weight)
+
+    rl = {}
+    for name in RL_FIELDS:
+        values = [getattr(sequence, name) for sequence in sequences]
+        present = [value is not None for value in values]
+        if any(present) and not all(present):
+            raise ValueError(f"{name} is given for some sequences of the pack and not for others")
+        if all(present):
+            rl[name] = torch.from_numpy(np.concatenate(values).astype(np.float32)[target_index])
+    return Pack(
+        input_ids=torch.from_numpy(np.concatenate([sequence.ids for sequence in sequences]).astype(np.int64)),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(length) for length in lengths])),
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        lengths=lengths,
+        target_index=torch.from_numpy(target_index),
+        loss_weight=torch.from_numpy(weight[target_index]),
+        sequence_index=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)[target_index]),
+        **rl,
+    )
+
+
+def merge_packs(packs: Sequence[Pack]) -> Pack:
+    """Lays packs end to end; a list of one is returned as it is."""
+    if len(packs) == 1:
+        return packs[0]
+    token_starts = np.cumsum([0, *(len(pack) for pack in packs)])
+    sequence_starts = np.cumsum([0, *(len(pack.lengths) for pack in packs)])
+    shifted_ends = [pack.cu_seqlens[1:] + int(start) for pack, start in zip(packs, token_starts[:-1], strict=True)]
+    rl = {
+        name: torch.cat([getattr(pack, name) for pack in packs])
+        for name in RL_FIELDS
+        if all(getattr(pack, name) is not None for pack in packs)
+    }
+    return Pack(
+        input_ids=torch.cat([pack.input_ids for pack in packs]),
+        position_ids=torch.cat([pack.position_ids for pack in packs]),
+        cu_seqlens=torch.cat([packs[0].cu_seqlens[:1], *shifted_ends]),
+        lengths=tuple(length for pack in packs for length in pack.lengths),
+        target_index=torch.cat(
+            [pack.target_index + int(start) for pack, start in zip(packs, token_starts[:-1], strict=True)]
+        ),
+        loss_weight=torch.cat([pack.loss_weight for pack in packs]),
+        sequence_index=torch.cat(
+            [pack.sequence_index + int(start) for pack, start in zip(packs, sequence_starts[:-1], strict=True)]
+        ),
+        **rl,
+    )

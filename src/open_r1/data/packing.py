@@ -1,0 +1,236 @@
+"""Which tokens of which sequences share a pack: a pure function of lengths, budget, seed and epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Overlong = Literal["split", "truncate", "drop"]
+
+
+@dataclass(frozen=True)
+class PackPlan:
+    """What each pack of one epoch holds.
+
+    Attributes:
+        segments: int64 [N, 3]: sequence, first token, end (exclusive).
+        offsets: int64 [P + 1]: pack ``p`` holds ``segments[offsets[p]:offsets[p + 1]]``.
+        budget: tokens that a pack may hold.
+        counts: sequences by what became of them: ``whole``, ``split``, ``truncated``, ``dropped``; and of the segments
+            those left out as ``untrained``, because nothing in them is a target.
+    """
+
+    segments: np.ndarray
+    offsets: np.ndarray
+    budget: int
+    counts: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, pack: int) -> np.ndarray:
+        """The segments of one pack, int64 [S, 3]."""
+        if not 0 <= pack < len(self):
+            raise IndexError(f"pack {pack} of {len(self)}")
+        return self.segments[self.offsets[pack] : self.offsets[pack + 1]]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in all packs; a token that two pieces of a split sequence share counts twice."""
+        return int((self.segments[:, 2] - self.segments[:, 1]).sum())
+
+    @property
+    def fill(self) -> float:
+        """Share of the packs' budget that is used, 0 to 1."""
+        return self.tokens / (len(self) * self.budget) if len(self) else 0.0
+
+
+def plan(
+    lengths: np.ndarray,
+    budget: int,
+    *,
+    seed: int,
+    epoch: int,
+    overlong: Overlong = "split",
+    packing: bool = True,
+    batch_size: int = 1,
+    targets: np.ndarray | None = None,
+) -> PackPlan:
+    """Plans the packs of one epoch. The number of packs is the same in every epoch; what shares one is not.
+
+    Args:
+        lengths: int [N], tokens of each sequence.
+        budget: tokens of a pack, and so of the longest segment; without packing, of the longest segment alone.
+        overlong: what becomes of a sequence longer than ``budget``: cut into pieces, shortened, or left out. Each
+            piece begins with the last token of the one before, so that every target is trained exactly once.
+        packing: best fit over all sequences; else ``batch_size`` of them a pack.
+        targets: int [N, 2], first target and end of the last (`TokenStore.targets`): segments without any are left
+            out. None keeps all.
+
+    Raises:
+        ValueError: the budget is below two tokens.
+    """
+    if budget < 2:
+        raise ValueError(f"a budget of {budget} tokens leaves nothing to predict")
+    segments, counts = _segments(np.asarray(lengths, np.int64), budget, overlong)
+    if targets is not None:
+        first, last = targets[segments[:, 0]].T
+        # The first token of a segment is never a target: nothing stands before it.
+        trained = np.maximum(first, segments[:, 1] + 1) < np.minimum(last, segments[:, 2])
+        counts["untrained"] = int((~trained).sum())
+        segments = segments[trained]
+
+    rng = np.random.default_rng([seed, epoch])
+    segments = segments[rng.permutation(len(segments))]
+    if packing:
+        pack_of = pack_numbers(segments[:, 2] - segments[:, 1], budget)
+        sizes = np.bincount(pack_of)
+        rank = rng.permutation(len(sizes))
+        segments = segments[np.argsort(rank[pack_of], kind="stable")]
+        sizes = sizes[np.argsort(rank)]
+    else:
+        starts = np.arange(0, len(segments), batch_size)
+        sizes = np.diff(np.append(starts, len(segments)))
+        budget *= batch_size
+    return PackPlan(segments, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), budget, counts)
+
+
+def _segments(lengths: np.ndarray, budget: int, overlong: Overlong) -> tuple[np.ndarray, dict[str, int]]:
+    """Segments of at most ``budget`` tokens, in the order of the sequences."""
+    over = lengths > budget
+    counts = {"whole": int((~over & (lengths > 0)).sum()), "split": 0, "truncated": 0, "dropped": 0, "untrained": 0}
+    counts[{"split": "split", "truncate": "truncated", "drop": "dropped"}[overlong]] = int(over.sum())
+
+    pieces = (lengths > 0).astype(np.int64)
+    if overlong == "split":
+        # A piece brings budget - 1 new targets: its first token is context, shared with the piece before.
+        pieces[over] = -(-(lengths[over] - 1) // (budget - 1))
+    elif overlong == "drop":
+        pieces[over] = 0
+    sequence = np.repeat(np.arange(len(lengths)), pieces)
+    number = np.arange(len(sequence)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    start = number * (budget - 1)
+    return np.stack([sequence, start, np.minimum(start + budget, lengths[sequence])], axis=1), counts
+
+
+def best_fit(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """The packs that `pack_numbers` makes, each as the int64 indices of its items."""
+    pack_of = pack_numbers(lengths, budget)
+    return np.split(np.argsort(pack_of, kind="stable"), np.cumsum(np.bincount(pack_of)))[:-1]
+
+
+def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
+    """Best fit decreasing: each item, the longest first, goes where it leaves the least room, else into a new pack.
+
+    Items of equal length are placed together, and packs with the same room are filled together, so that the work
+    grows with the number of different lengths, not with the number of items.
+
+    Args:
+        lengths: int [N], each between 1 and ``budget``.
+
+    Returns:
+        int64 [N], the pack of each item; packs are numbered from 0.
+
+    Raises:
+        ValueError: an item is empty or does not fit into a pack.
+    """
+    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= budget:
+        raise ValueError(f"items of {lengths.min()} to {lengths.max()} tokens do not fit into packs of {budget}")
+    pack_of = np.empty(len(lengths), np.int64)
+    order = np.argsort(-lengths, kind="stable")
+    distinct, firsts = np.unique(-lengths[order], return_index=True)
+    groups = np.split(order, firsts[1:])
+
+    rooms: dict[int, list[np.ndarray]] = {}  # packs by the room that is left in them
+    open_rooms = 0  # bit r is set where rooms[r] is not empty: the smallest sufficient one is the lowest bit from L on
+    packs = 0
+
+    def put(room: int, members: np.ndarray) -> None:
+        nonlocal open_rooms
+        if room and len(members):
+            rooms.setdefault(room, []).append(members)
+            open_rooms |= 1 << room
+
+    for length, items in zip((-distinct).tolist(), groups, strict=True):
+        placed = 0
+        while placed < len(items):
+            fitting = open_rooms >> length
+            if fitting:
+                room = length + (fitting & -fitting).bit_length() - 1
+                available = rooms[room].pop()
+                if not rooms[room]:
+                    open_rooms &= ~(1 << room)
+            else:
+                room = budget
+                needed = -(-(len(items) - placed) // (budget // length))
+                available = np.arange(packs, packs + needed)
+                packs += needed
+            each = room // length  # a pack that takes one item is then the best fit for the next, until it is full
+            filled, rest = divmod(min(len(items) - placed, each * len(available)), each)
+            now = items[placed : placed + filled * each + rest]
+            pack_of[now] = np.repeat(available, each)[: len(now)]
+            placed += len(now)
+            put(room - each * length, available[:filled])
+            if rest:
+                put(room - rest * length, available[filled : filled + 1])
+                filled += 1
+            put(room, available[filled:])
+    return pack_of
+
+
+@dataclass(frozen=True)
+class OverlongReport:
+    """How a budget suits some lengths.
+
+    Attributes:
+        measured: number of sequences.
+        share_over: share of them longer than the budget, 0 to 1.
+        share_pieces: of the pieces that splitting would make, the share that are fragments of a longer sequence.
+        median, longest: tokens.
+        length_for_97: the shortest multiple of 64 that at least 97 % of the sequences fit into.
+    """
+
+    measured: int
+    share_over: float
+    share_pieces: float
+    median: int
+    longest: int
+    length_for_97: int
+
+
+def overlong_report(lengths: np.ndarray, budget: int) -> OverlongReport:
+    """Measures lengths (int [N], N > 0) against a budget."""
+    lengths = np.asarray(lengths, np.int64)
+    pieces = np.where(lengths > budget, -(-(lengths - 1) // max(budget - 1, 1)), 1)
+    return OverlongReport(
+        measured=len(lengths),
+        share_over=float((lengths > budget).mean()),
+        share_pieces=float(pieces[lengths > budget].sum() / pieces.sum()),
+        median=int(np.median(lengths)),
+        longest=int(lengths.max()),
+        length_for_97=-(-int(np.quantile(lengths, 0.97, method="higher")) // 64) * 64,
+    )
+
+
+def announce(sample_lengths: np.ndarray, budget: int, overlong: Overlong) -> str:
+    """What will happen to sequences longer than ``budget``, told from a sample of their lengths."""
+    report = overlong_report(sample_lengths, budget)
+    sample = f"{report.measured:,} rows sampled: median {report.median:,} tokens, longest {report.longest:,}"
+    if report.share_over == 0:
+        return f"{sample}; all fit into {budget:,}."
+    fate = {
+        "split": f"split into pieces of {budget:,} (nothing is lost; {report.share_pieces:.0%} of what the model sees "
+        "are fragments)",
+        "truncate": f"cut after {budget:,} tokens, their ends (and end-of-turn tokens) are lost",
+        "drop": "dropped",
+    }[overlong]
+    return (
+        f"{sample}; {_percent(report.share_over)} are longer than {budget:,} and are {fate}. "
+        f"--max_length {report.length_for_97} keeps 97% whole."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "under 1%"

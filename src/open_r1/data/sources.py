@@ -1,0 +1,159 @@
+"""Rows from the hub, a folder or a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from datasets import (
+    Dataset,
+    DatasetDict,
+    ReadInstruction,
+    are_progress_bars_disabled,
+    concatenate_datasets,
+    disable_progress_bars,
+    enable_progress_bars,
+    load_dataset,
+    load_from_disk,
+)
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
+
+from open_r1.errors import UserError
+
+READERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv", "arrow": "arrow"}
+"""File name suffix (``.gz`` aside) to the reader of the datasets library."""
+
+NOTES = ("dataset_infos.json", "dataset_info.json", "state.json")
+
+SUFFIX = re.compile(r"\.(\w+)(?:\.gz)?\Z")
+
+
+def load_rows(name: str, config: str | None = None, split: str = "train") -> Dataset:
+    """One split of a data set.
+
+    Args:
+        name: a local file (.jsonl, .json, .parquet, .csv, .arrow, also .gz), a local folder (of such files, or saved
+            by ``save_to_disk``), or a hub id. What exists on disk comes before the hub.
+        config: subset on the hub.
+        split: a split's name, or a slice of it such as ``train[:100]``. A single file is whatever split is asked for.
+
+    Raises:
+        UserError: not found, not readable, empty, no such split, or the hub cannot be reached.
+    """
+    rows = _load(name, config, split)
+    if not len(rows):
+        raise UserError(f"{name}: split {split!r} has no rows")
+    return rows
+
+
+def load_splits(name: str, config: str | None = None) -> dict[str, Dataset]:
+    """All splits of a data set, by name; a single file is ``train``.
+
+    Raises:
+        UserError: as `load_rows`.
+    """
+    splits = _load(name, config, None)
+    if isinstance(splits, Dataset):
+        splits = {"train": splits}
+    if not any(len(rows) for rows in splits.values()):
+        raise UserError(f"{name} has no rows")
+    return dict(splits)
+
+
+def _load(name: str, config: str | None, split: str | None) -> Dataset | DatasetDict:
+    path = Path(name).expanduser()
+    with _one_line_errors(name):
+        if path.is_file():
+            with _no_progress_bars():
+                return _from_file(path, split)
+        if path.is_dir():
+            with _no_progress_bars():
+                return _from_folder(path, config, split)
+        if path.is_absolute() or name.startswith((".", "~")) or _reader(path):
+            raise UserError(f"{name}: no such file or folder")
+        return load_dataset(name, config, split=split)
+
+
+def _from_file(path: Path, split: str | None) -> Dataset:
+    reader = _reader(path)
+    if reader is None:
+        raise UserError(f"{path}: not a file of {', '.join('.' + suffix for suffix in READERS)}")
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty")
+    split = split or "train"
+    return load_dataset(reader, data_files={_split_name(split): str(path)}, split=split)
+
+
+def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset | DatasetDict:
+    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+        return _of_saved(load_from_disk(str(path)), split)
+    files = [file for file in path.rglob("*") if not any(part[0] == "." for part in file.relative_to(path).parts)]
+    readers = {reader for file in files if (reader := _reader(file)) and file.is_file()}
+    if not readers:
+        raise UserError(f"{path}: the folder has no {', '.join('.' + suffix for suffix in READERS)} files")
+    if len(readers) > 1 and not (path / "README.md").exists():  # a data set's README may say which files it means
+        raise UserError(f"{path}: the folder mixes {' and '.join(sorted(readers))} files, keep one kind")
+    return load_dataset(str(path), config, split=split)
+
+
+def _of_saved(saved: Dataset | DatasetDict, split: str | None) -> Dataset | DatasetDict:
+    """A split, or a slice of one, of what ``load_from_disk`` gave; a Dataset is whatever split is asked for."""
+    if split is None:
+        return saved
+    if isinstance(saved, Dataset):
+        saved = {_split_name(split): saved}
+    wanted = ReadInstruction.from_spec(split).to_absolute({name: len(rows) for name, rows in saved.items()})
+    return concatenate_datasets([saved[part.splitname].select(range(part.from_, part.to)) for part in wanted])
+
+
+def _split_name(split: str) -> str:
+    """``train`` of ``train[:10%]``."""
+    return re.match(r"\w*", split)[0]
+
+
+def _reader(path: Path) -> str | None:
+    """The reader of a data file; None for any other, and for the library's own notes beside the data."""
+    suffix = SUFFIX.search(path.name)
+    return READERS.get(suffix[1]) if suffix and path.name not in NOTES else None
+
+
+@contextmanager
+def _one_line_errors(name: str) -> Iterator[None]:
+    """What the datasets library raises, as a UserError."""
+    try:
+        yield
+    except DatasetNotFoundError as error:
+        raise UserError(
+            f"{name}: no such file or folder here, and no such data set on the hub (or it is private: "
+            "log in with `hf auth login`, or set HF_TOKEN)"
+        ) from error
+    except ConnectionError as error:
+        raise UserError(
+            f"{name}: no such file or folder here, and the Hugging Face hub cannot be reached: give a local path, or "
+            "check the network (HF_HUB_OFFLINE, HF_ENDPOINT)"
+        ) from error
+    except (DatasetsError, ValueError, OSError) as error:
+        raise UserError(f"{name}: {_gist(error)}") from error
+
+
+def _gist(error: Exception) -> str:
+    """The first line of what went wrong; of a failed conversion, that of its cause."""
+    cause = error
+    while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = str(cause).strip().splitlines()
+    return lines[0][:300] if lines else type(cause).__name__
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Reading a local file takes a moment; the library's bars are for downloads."""
+    disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not disabled:
+            enable_progress_bars()

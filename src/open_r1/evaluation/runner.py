@@ -1,0 +1,178 @@
+"""Running tasks: draw what is missing, verify while drawing, keep every generation, say what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from open_r1.config import EvaluateConfig
+from open_r1.data.bad_rows import BadRow
+from open_r1.errors import UserError
+from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
+from open_r1.evaluation.chat_model import ChatModel
+from open_r1.evaluation.meter import AnswerMeter
+from open_r1.evaluation.registry import TaskSource
+from open_r1.evaluation.results import TaskResult, summarize, write_results
+from open_r1.evaluation.store import Generation, GenerationStore
+from open_r1.evaluation.task import Problem
+from open_r1.generation.engine import SamplingParams
+from open_r1.generation.seeds import sample_seed
+from open_r1.rewards.pool import RewardPool
+
+_SHOWN_ROWS = 5
+
+
+def evaluate(
+    model: ChatModel, sources: Sequence[TaskSource], config: EvaluateConfig, *, console: Console | None = None
+) -> list[TaskResult]:
+    """Evaluates ``model`` on each task and writes ``<output_dir>/<task>/generations.parquet`` and ``results.json``.
+
+    Answers that an earlier start with the same settings left in the folder are used and not drawn again. All tasks are
+    loaded, their gold answers verified and their folders opened before the first answer is drawn.
+
+    Raises:
+        UserError: data that cannot be used, or a folder that holds answers made with other settings.
+    """
+    console = console or Console()
+    folder = output_folder(config)
+    with ExitStack() as stack:
+        pools: dict[str, RewardPool] = {}
+        for reward in {source.task.reward: None for source in sources}:
+            pool = RewardPool([reward], workers=config.reward_workers, timeout=config.reward_timeout)
+            pools[reward] = stack.enter_context(pool)
+        runs = [prepare(model, source, config, pools[source.task.reward], folder, console) for source in sources]
+        results = [run_task(model, run, console) for run in runs]
+    write_results(folder / "results.json", model, results, config)
+    return results
+
+
+def output_folder(config: EvaluateConfig) -> Path:
+    """Where results go: ``output_dir``, or ``runs/evaluate/<model>``."""
+    return Path(config.output_dir or f"runs/evaluate/{config.model.strip('./').replace('/', '--')}")
+
+
+@dataclass(frozen=True)
+class TaskRun:
+    """A task that is ready to run: problems loaded and encoded, gold answers checked, folder opened.
+
+    Attributes:
+        prompts: token ids, one prompt a problem.
+        samples: answers to draw for each problem.
+        seed: of the run; each answer's own seed follows from it, the problem and the sample.
+    """
+
+    label: str
+    problems: list[Problem]
+    prompts: list[tuple[int, ...]]
+    samples: int
+    seed: int
+    params: SamplingParams
+    verifiers: Verifiers
+    store: GenerationStore
+
+
+def prepare(
+    model: ChatModel, source: TaskSource, config: EvaluateConfig, verifiers: Verifiers, folder: Path, console: Console
+) -> TaskRun:
+    """Everything about a task that can fail before an answer is drawn.
+
+    Raises:
+        UserError: see `evaluate`.
+    """
+    problems = source.load(config.limit)
+    _check_gold(source, problems, verifiers, console)
+    prompts = [_encode(source, model, problem) for problem in problems]
+    _check_room(source, model, prompts, config, console)
+    params = model.sampling_params(config)
+    # All that an answer depends on, but for prompt and gold answer, which every row of the store carries itself.
+    settings = {"model": model.fingerprint, "seed": config.seed, "reward": source.task.reward, **asdict(params)}
+    return TaskRun(
+        label=source.label,
+        problems=problems,
+        prompts=prompts,
+        samples=1 if config.temperature == 0 else config.num_samples or source.task.num_samples,
+        seed=config.seed,
+        params=params,
+        verifiers=verifiers,
+        store=GenerationStore(folder / source.label, settings, overwrite=config.overwrite_output_dir),
+    )
+
+
+def _check_gold(source: TaskSource, problems: list[Problem], verifiers: Verifiers, console: Console) -> None:
+    rejected = source.task.validate(problems, verifiers)
+    if not rejected:
+        return
+    if len(rejected) == len(problems):
+        raise UserError(
+            f"{source.label}: the verifier accepts none of the {len(problems)} gold answers (the first is "
+            f"{problems[0].gold[:80]!r}); is it the right column, and an answer that can be checked?"
+        )
+    shown = ", ".join(map(str, rejected[:_SHOWN_ROWS])) + (", …" if len(rejected) > _SHOWN_ROWS else "")
+    console.print(
+        f"{source.label}: the verifier does not accept the gold answers of {len(rejected)} of {len(problems)} problems "
+        f"(rows {shown}) as right; answers to them will hardly count"
+    )
+
+
+def _encode(source: TaskSource, model: ChatModel, problem: Problem) -> tuple[int, ...]:
+    try:
+        return model.encode(problem.messages)
+    except BadRow as bad:
+        raise UserError(f"{source.label}: problem {problem.index}: {bad}") from bad
+
+
+def _check_room(
+    source: TaskSource, model: ChatModel, prompts: list[tuple[int, ...]], config: EvaluateConfig, console: Console
+) -> None:
+    for index, prompt_ids in enumerate(prompts):
+        if not model.leaves_room(prompt_ids):
+            raise UserError(
+                f"{source.label}: problem {index} has {len(prompt_ids)} tokens, which leaves no room for an answer in "
+                f"the model's context of {model.context_length}"
+            )
+    longest = max(map(len, prompts))
+    if model.context_length is not None and longest + config.max_new_tokens > model.context_length:
+        console.print(
+            f"{source.label}: max_new_tokens {config.max_new_tokens} is more than the model's context of "
+            f"{model.context_length} leaves (prompts have up to {longest} tokens): answers end where it is full"
+        )
+
+
+def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
+    """Draws and verifies the answers that the store does not hold yet, and sums up all of them."""
+    problems = {problem.index: problem for problem in run.problems}
+    prompts = {problem.index: model.prompt_text(ids) for problem, ids in zip(run.problems, run.prompts, strict=True)}
+    wanted = [(index, sample) for index in problems for sample in range(run.samples)]
+    done = run.store.done(prompts, {index: problem.gold for index, problem in problems.items()})
+    prompt_ids = dict(zip(problems, run.prompts, strict=True))
+    questions = [
+        Question((index, sample), prompt_ids[index], sample_seed(run.seed, 0, index, sample), problems[index].gold)
+        for index, sample in wanted
+        if (index, sample) not in done
+    ]
+
+    def generation(answer: Answer) -> Generation:
+        index, sample = answer.question.key
+        return Generation(
+            task=run.label,
+            problem=index,
+            sample=sample,
+            prompt=prompts[index],
+            completion=answer.text,
+            tokens=answer.tokens,
+            finish_reason=answer.finish_reason,
+            reward=answer.reward,
+            gold=problems[index].gold,
+            seed=answer.question.seed,
+        )
+
+    with AnswerMeter(console, run.label, total=len(wanted), done=len(wanted) - len(questions)) as meter, run.store:
+        for answer in draw_answers(questions, model.engine, run.params, model.decode, run.verifiers):
+            run.store.append(generation(answer))
+            meter.count(answer)
+    rows, seconds = run.store.merge(set(wanted))
+    return summarize(run.label, rows, run.samples, seconds, run.store.path, seed=run.seed)

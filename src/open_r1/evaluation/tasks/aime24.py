@@ -1,0 +1,15 @@
+"""AIME 2024, I and II: 30 problems whose answers are integers from 0 to 999."""
+
+from __future__ import annotations
+
+from open_r1.evaluation.task import Task, math_prompt
+
+TASK = Task(
+    name="aime24",
+    prompt=lambda row: math_prompt(row["problem"]),
+    gold=lambda row: str(row["answer"]).strip(),
+    columns=("problem", "answer"),
+    hub_id="HuggingFaceH4/aime_2024",
+    split="train",
+    num_samples=64,
+)

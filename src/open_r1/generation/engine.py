@@ -1,0 +1,69 @@
+"""What an engine is: prompts in, finished completions out, in the order in which they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How completions are drawn.
+
+    Attributes:
+        max_new_tokens: the longest completion, in tokens.
+        temperature: divides the logits; 0 means greedy.
+        top_p: nucleus mass in (0, 1]; 1 is off.
+        top_k: number of most likely tokens kept; 0 is off.
+        stop_token_ids: a completion ends after any of these, which is kept as its last token.
+    """
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One completion to draw: ``prompt_ids`` and ``seed`` decide the draw, whatever else is in the batch."""
+
+    id: int
+    prompt_ids: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A finished completion.
+
+    Attributes:
+        request_id: the id of its request.
+        token_ids: what was sampled, with the stop token if there was one.
+        logprobs: log-probability of each token under softmax(logits / temperature) (temperature 1 when greedy),
+            before top-p and top-k; nats.
+        finish_reason: "stop" (a stop token), or "length" (truncated).
+    """
+
+    request_id: int
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: Literal["stop", "length"]
+
+
+class Engine(Protocol):
+    """Draws completions from a model whose weights may change between two calls."""
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        """Yields each completion as soon as it is finished; every request is answered exactly once."""
+
+    def load_weights(self, model: nn.Module) -> None:
+        """Makes the engine sample from the weights of ``model`` as they are now."""
+
+    def close(self) -> None:
+        """Gives back memory and processes; the engine is not used afterwards."""

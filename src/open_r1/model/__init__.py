@@ -1,0 +1,1 @@
+"""Models: loading, attention, the head, LoRA, export."""

@@ -1,0 +1,1 @@
+"""The one place that wraps models for distribution (Hugging Face Accelerate)."""

@@ -1,0 +1,176 @@
+"""The processes of a run: which device, how many ranks, how a module is wrapped, how numbers are summed over ranks.
+
+Hugging Face Accelerate decides, from the launcher's environment; no other module asks for a rank.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from open_r1.errors import UserError
+
+PROCESS_GROUP_TIMEOUT = timedelta(hours=2)  # one rank may tokenise, or decode, while the others wait
+
+
+class Runtime:
+    """This process's place among the processes of the run.
+
+    Args:
+        mixed_precision: "no", "bf16" or "fp16": the autocast of forward passes.
+        trackers: names of Accelerate's trackers (wandb, tensorboard, trackio).
+        project_dir: where trackers that write files write them.
+        cpu_threads: intra-op threads on the CPU; None leaves torch's choice.
+    """
+
+    def __init__(
+        self,
+        mixed_precision: str = "no",
+        trackers: Iterable[str] = (),
+        project_dir: str | None = None,
+        cpu_threads: int | None = None,
+    ) -> None:
+        if cpu_threads:
+            torch.set_num_threads(cpu_threads)
+        on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
+        if mixed_precision == "fp16" and on_cpu:
+            raise UserError("fp16 needs a GPU: leave --fp16 out, or set --bf16, on a CPU")
+        self._accelerator = Accelerator(
+            mixed_precision=mixed_precision,
+            cpu=on_cpu,
+            log_with=list(trackers) or None,
+            project_dir=project_dir,
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
+                # Every parameter gets a gradient from every pack, so nothing has to be searched for.
+                DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
+            ],
+        )
+        kind = self._accelerator.distributed_type
+        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+            raise UserError(
+                f"the launcher asks for {kind.value}, which is not supported yet; use ddp.yaml or one process"
+            )
+        if not self.is_main:
+            logging.getLogger("transformers").setLevel(logging.ERROR)
+
+    @property
+    def device(self) -> torch.device:
+        """Where this rank computes."""
+        return self._accelerator.device
+
+    @property
+    def rank(self) -> int:
+        """This process's number, 0 to world_size - 1."""
+        return self._accelerator.process_index
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train together."""
+        return self._accelerator.num_processes
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks to the person."""
+        return self._accelerator.is_main_process
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """What forward passes are autocast to; None computes in the weights' own dtype."""
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._accelerator.mixed_precision)
+
+    def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
+        """Moves and wraps the module (DDP where there are several ranks, autocast where asked) and its optimizer."""
+        return self._accelerator.prepare(module, optimizer)
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        """The module that was given to `prepare`."""
+        return self._accelerator.unwrap_model(module, keep_torch_compile=False)
+
+    @contextmanager
+    def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+        """Gradients are exchanged between ranks only in the ``last`` micro-batch of a step."""
+        if last or self.world_size == 1:
+            yield
+        else:
+            with self._accelerator.no_sync(module):
+                yield
+
+    def autocast(self) -> Any:
+        """The context in which forward passes outside the wrapped module are computed."""
+        return self._accelerator.autocast()
+
+    def backward(self, loss: Tensor) -> None:
+        """Backward of a loss that is this rank's share of the global one.
+
+        DDP averages gradients over ranks, and shares are to be summed, hence the factor.
+        """
+        self._accelerator.backward(loss * self.world_size)
+
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+        """Unscales (fp16) and clips to ``max_norm`` (0: measures only); the norm before clipping, a scalar tensor."""
+        parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        return self._accelerator.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
+
+    @property
+    def loss_scaler(self) -> torch.amp.GradScaler | None:
+        """The scaler of fp16 training."""
+        return self._accelerator.scaler
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The elementwise sum over ranks."""
+        return self._accelerator.reduce(values.to(self.device), reduction="sum") if self.world_size > 1 else values
+
+    def max(self, value: float) -> float:
+        """The largest value over ranks."""
+        if self.world_size == 1:
+            return value
+        gathered = self._accelerator.gather(torch.tensor([value], dtype=torch.float64, device=self.device))
+        return float(gathered.max())
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """All ranks' items, rank 0's first, on every rank."""
+        return gather_object(items) if self.world_size > 1 else items
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        return broadcast_object_list([value])[0] if self.world_size > 1 else value
+
+    def barrier(self) -> None:
+        """Waits for every rank."""
+        self._accelerator.wait_for_everyone()
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Rank 0 goes first (it fills a cache); the others follow and find the work done."""
+        with self._accelerator.main_process_first():
+            yield
+
+    def start_trackers(self, project: str, settings: dict[str, Any], options: dict[str, dict[str, Any]]) -> None:
+        """Starts the trackers that were named at construction."""
+        self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
+
+    def track(self, metrics: dict[str, float], step: int) -> None:
+        """Sends metrics to the trackers, if there are any."""
+        self._accelerator.log(metrics, step=step)
+
+    def close(self) -> None:
+        """Ends trackers and the process group."""
+        self._accelerator.end_training()
+        if self.world_size > 1 and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def world_size_from_environment() -> int:
+    """How many processes the launcher started, before a process group exists."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,0 +1,74 @@
+"""Whether a stage is skipped, resumed or run, and why. Reads the folders and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from open_r1.files import read_json
+from open_r1.pipeline.manifest import MANIFEST, STARTED, Identity, changed_output, identity
+from open_r1.pipeline.settings import written_settings
+from open_r1.pipeline.spec import Pipeline, Stage
+
+
+class Action(Enum):
+    SKIP = "skip"
+    RESUME = "resume"
+    RUN = "run"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is to be done with a stage.
+
+    Attributes:
+        identity: of what the stage would write now.
+        replaces: the stage's folder holds something else, which has to be moved away first.
+    """
+
+    stage: Stage
+    action: Action
+    reason: str
+    identity: Identity
+    replaces: bool = False
+
+
+def decide(pipeline: Pipeline, stage: Stage, redone: Collection[str] = (), *, force: bool = False) -> Decision:
+    """Decides about ``stage`` from what its folder holds.
+
+    Args:
+        redone: names of earlier stages that are done anew in this run.
+        force: do it anew although nothing changed.
+    """
+    folder = pipeline.folder(stage)
+    made = identity(pipeline, stage, written_settings(pipeline, stage))
+    manifest, started = read_json(folder / MANIFEST), read_json(folder / STARTED)
+    occupied = folder.is_dir() and any(folder.iterdir())
+    anew = Decision(stage, Action.RUN, "not done yet", made, replaces=occupied)
+    if force:
+        return replace(anew, reason="asked for by --from")
+    if not occupied:
+        return anew
+    upstream = [name for name in stage.needs if name in redone]
+    if upstream:
+        return replace(anew, reason=f"{', '.join(upstream)} is done anew")
+    if manifest is not None:
+        return _decide_done(anew, manifest, folder)
+    changed = made.difference(started["identity"]) if started and "identity" in started else "it was not made here"
+    if changed:
+        return replace(anew, reason=f"stopped in the middle, and {changed}")
+    if stage.kind == "script":
+        return replace(anew, reason="stopped in the middle; a script starts anew", replaces=False)
+    return Decision(stage, Action.RESUME, "stopped in the middle", made)
+
+
+def _decide_done(anew: Decision, manifest: dict, folder: Path) -> Decision:
+    changed = anew.identity.difference(manifest.get("identity") or {})
+    if changed:
+        return replace(anew, reason=changed)
+    lost = changed_output(folder, manifest.get("outputs") or {})
+    if lost:
+        return replace(anew, reason=f"its {lost} is missing or changed")
+    return Decision(anew.stage, Action.SKIP, f"done on {manifest.get('started', '?')}", anew.identity)

@@ -1,0 +1,195 @@
+"""What made a stage's folder: its settings, its inputs by content, the stages it read, the versions, the time.
+
+``stage.json`` is written before the work starts and says whose folder it is; ``manifest.json`` is written last, so a
+folder that has one is whole. A stage is done when its manifest says what would be written now. Settings are compared
+with their references not filled in, so an ``output_dir`` may be moved and stages may be inserted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from open_r1.files import read_json
+from open_r1.pipeline.spec import Pipeline, Stage, fill
+
+STARTED = "stage.json"
+MANIFEST = "manifest.json"
+CONFIG = "config.yaml"
+
+_CHUNK = 1 << 22
+_IGNORED_OUTPUTS = ("checkpoint-", ".")
+"""Checkpoints may be deleted to save disk; hidden files are nobody's result."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All that decides what a stage writes.
+
+    Attributes:
+        inputs: digest of each file or folder named in the settings that no stage of the pipeline wrote.
+        upstream: digest of the manifest of each stage it refers to; None while that stage is not done.
+    """
+
+    kind: str
+    run: str | None
+    launcher: dict[str, Any] | None
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    upstream: dict[str, str | None]
+
+    def difference(self, recorded: Mapping[str, Any]) -> str | None:
+        """What differs from ``recorded`` (an identity as JSON), in a few words; None where nothing does."""
+        for part in ("kind", "run", "launcher"):
+            if recorded.get(part) != getattr(self, part):
+                return f"{part} changed"
+        for part, what in (("settings", "{} changed"), ("inputs", "{} changed"), ("upstream", "{} was redone")):
+            names = _different_keys(recorded.get(part) or {}, getattr(self, part))
+            if names:
+                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+                return what.format(", ".join(names[:3]) + more)
+        return None
+
+
+def identity(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -> Identity:
+    """The identity that ``stage`` has now; ``settings`` are its own, recipe included, references not filled in."""
+    by_name = {other.name: other for other in pipeline.stages}
+    return Identity(
+        kind=stage.kind,
+        run=stage.run,
+        launcher=stage.launcher,
+        settings=json.loads(json.dumps(fill(settings, {"seed": pipeline.seed}), default=str)),  # as it is read back
+        inputs={name: digest(Path(name)) for name in find_inputs(pipeline, stage, settings)},
+        upstream={name: manifest_digest(pipeline.folder(by_name[name])) for name in stage.needs},
+    )
+
+
+def find_inputs(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -> list[str]:
+    """Files and folders that the stage names and that exist, but for those under its own folder or an upstream one."""
+    by_name = {other.name: other for other in pipeline.stages}
+    covered = [pipeline.folder(stage), *(pipeline.folder(by_name[name]) for name in stage.needs)]
+    launcher = (stage.launcher or {}).get("config_file")
+    named = [*_strings(fill(settings, pipeline.references(stage))), stage.run, launcher]
+    found = set()
+    for text in filter(None, named):
+        path = Path(text.split("=", 1)[-1])  # a task may be name=path
+        if _is_path(path) and not any(_is_inside(path, folder) for folder in covered):
+            found.add(str(path))
+    return sorted(found)
+
+
+def _is_path(path: Path) -> bool:
+    """A bare word is a path only where it is a file: ``main`` may be a revision although a folder is called so."""
+    try:
+        return path.is_file() or (len(path.parts) > 1 and path.is_dir())
+    except OSError:  # a long text is not a path
+        return False
+
+
+def digest(path: Path) -> str:
+    """BLAKE2b of a file's bytes, or of a folder's names and bytes in order, hidden files left out."""
+    total = hashlib.blake2b(digest_size=20)
+    if path.is_file():
+        return _digest_file(path)
+    for file in sorted(_files(path)):
+        total.update(f"{file.relative_to(path).as_posix()}\0{_digest_file(file)}\n".encode())
+    return total.hexdigest()
+
+
+def manifest_digest(folder: Path) -> str | None:
+    """Digest of a stage's manifest, which changes whenever the stage is done anew; None where it is not done."""
+    return _digest_file(folder / MANIFEST) if read_json(folder / MANIFEST) else None
+
+
+def outputs_of(folder: Path) -> dict[str, int]:
+    """Size in bytes of each file that the stage left, by its path inside the folder."""
+    found = {}
+    for file in sorted(_files(folder)):
+        name = file.relative_to(folder)
+        if not name.parts[0].startswith(_IGNORED_OUTPUTS) and str(name) not in (MANIFEST, STARTED):
+            found[name.as_posix()] = file.stat().st_size
+    return found
+
+
+def changed_output(folder: Path, recorded: Mapping[str, int]) -> str | None:
+    """The first recorded file that is missing or has another size, or None."""
+    for name, size in recorded.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size:
+            return name
+    return None
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of what ran, and the commit of the code where it is a git checkout."""
+    import platform
+    import subprocess
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for package in ("open-r1", "torch", "transformers", "accelerate", "datasets"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        found["commit"] = commit.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass  # not a checkout, or no git: the versions above say enough
+    return found
+
+
+def as_json(made: Identity) -> dict[str, Any]:
+    """An identity as it is recorded."""
+    return asdict(made)
+
+
+def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+        if "," in value:
+            yield from (part.strip() for part in value.split(","))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, Iterable):
+        for item in value:
+            yield from _strings(item)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
+        yield from (Path(root, name) for name in names if not name.startswith("."))
+
+
+def _digest_file(path: Path) -> str:
+    status = path.stat()
+    return _digest_unchanged(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest_unchanged(path: Path, size: int, mtime_ns: int) -> str:
+    """Keyed by size and time too, so that a file is read once a run, and again when it was rewritten."""
+    total = hashlib.blake2b(digest_size=20)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            total.update(chunk)
+    return total.hexdigest()

@@ -1,0 +1,132 @@
+"""A training stage's ``metrics.jsonl`` as charts: which metrics belong together, what they are called, how written."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_r1.report.charts import Series, trend
+from open_r1.report.scale import Point, short
+
+Curves = Mapping[str, list[Point]]
+"""(step, value) points in order of the step, by the metric's name."""
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+def _gib(value: float) -> str:
+    return f"{value:.1f}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Metrics drawn in one chart.
+
+    Attributes:
+        pattern: full match of a metric's name; its group ``label``, if there is one, labels the line.
+        form: writes a value.
+        smoothed: whether the metric is noisy from step to step.
+    """
+
+    title: str
+    pattern: str
+    form: Callable[[float], str] = short
+    smoothed: bool = True
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A group with its lines."""
+
+    title: str
+    series: list[Series]
+    form: Callable[[float], str]
+    smoothed: bool
+
+    @property
+    def latest(self) -> str:
+        """Where the line ends, if there is only one."""
+        if len(self.series) > 1:
+            return ""
+        points = self.series[0].points
+        return self.form((trend(points) if self.smoothed else points)[-1][1])
+
+
+GROUPS = (
+    Group("Reward", r"reward(_mean)?"),
+    Group("Rewards by function", r"rewards?/(?P<label>[^/]+?)(/mean)?"),
+    Group("Completion length, tokens", r"completions?[/_](length[/_])?(?P<label>mean|min|max)?([/_]?(length|tokens))?"),
+    Group("Truncated completions", r".*(truncated|clipped_ratio).*", _share),
+    Group("Groups without signal", r".*(zero_signal|no_signal|zero_std).*", _share),
+    Group("Loss", r"(?P<label>eval_loss|loss)"),
+    Group("Entropy, nats", r".*entropy.*"),
+    Group("KL to the reference", r"kl(/.*|_.*)?"),
+    Group("Engine against trainer", r".*(mismatch|logprob_diff)(?P<label>.*)"),
+    Group("Clipped ratios", r"clip[a-z_]*(/(?P<label>.+))?", _share),
+    Group("Learning rate", r"learning_rate", smoothed=False),
+    Group("Gradient norm", r"grad_norm"),
+    Group("Tokens per second", r"tokens_per_second"),
+    Group("Share of the chip's peak", r"mfu", _share),
+    Group("Peak memory, GiB", r"peak_memory_gib", _gib, smoothed=False),
+    Group("Seconds by phase", r"(seconds|time|timing)/(?P<label>.+)"),
+    Group("Seconds by phase", r"(?P<label>.+)_seconds"),
+)
+
+_NOT_DRAWN = frozenset({"step", "epoch", "tokens", "sequences"})
+
+
+def read_curves(path: Path) -> dict[str, list[Point]]:
+    """Every numeric metric of a ``metrics.jsonl``; where a step was taken twice, the later line counts.
+
+    A torn line, and a value that is not finite, are passed over.
+    """
+    by_step: dict[float, dict[str, float]] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            record = json.loads(line)
+            step = record["step"]
+        except (ValueError, TypeError, KeyError):
+            continue
+        by_step.setdefault(step, {}).update({name: value for name, value in record.items() if _is_number(value)})
+    curves: dict[str, list[Point]] = {}
+    for step in sorted(by_step):
+        for name, value in by_step[step].items():
+            curves.setdefault(name, []).append((step, value))
+    return curves
+
+
+def charts_of(curves: Curves) -> list[Chart]:
+    """Charts in reading order: what is learnt, then what it costs, then whatever else there is."""
+    left = [name for name in curves if name not in _NOT_DRAWN]
+    charts: dict[str, Chart] = {}
+    for group in GROUPS:
+        for name in list(left):
+            match = re.fullmatch(group.pattern, name)
+            if match:
+                left.remove(name)
+                label = match.groupdict().get("label") or group.title.split(",")[0].lower()
+                chart = charts.setdefault(group.title, Chart(group.title, [], group.form, group.smoothed))
+                chart.series.append(Series(_words(label), curves[name]))
+    others = [Chart(_words(name).capitalize(), [Series(_words(name), curves[name])], short, True) for name in left]
+    return [*charts.values(), *others]
+
+
+def first_and_last(points: Iterable[Point], share: float = 0.1) -> tuple[float, float]:
+    """Means over the first and the last tenth of the points, which single steps do not sway."""
+    values = [value for _, value in points]
+    count = max(1, round(len(values) * share))
+    return math.fsum(values[:count]) / count, math.fsum(values[-count:]) / count
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _words(name: str) -> str:
+    return name.strip("_/").replace("_", " ").replace("/", ", ")

@@ -1,0 +1,75 @@
+"""Reads what a run left on disk into plain records; knows file names and formats, nothing of HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from open_r1.files import read_json
+from open_r1.report.curves import Curves, read_curves
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage's folder.
+
+    Attributes:
+        manifest: as the pipeline wrote it; empty for a folder that no pipeline made.
+        curves: of its ``metrics.jsonl``.
+        tasks: of its ``results.json``, one record a task; shares are fractions of 1.
+    """
+
+    name: str
+    kind: str
+    folder: Path
+    seconds: float | None = None
+    manifest: dict[str, Any] = field(default_factory=dict)
+    curves: Curves = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A pipeline's folder, or the folder of a single command."""
+
+    name: str
+    folder: Path
+    seed: int | None
+    seconds: float | None
+    stages: list[StageRecord]
+
+    @property
+    def evaluations(self) -> list[StageRecord]:
+        return [stage for stage in self.stages if stage.tasks]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Those of the last stage."""
+        return next((stage.manifest["versions"] for stage in reversed(self.stages) if stage.manifest), {})
+
+
+def read_run(folder: Path) -> RunRecord:
+    """The stages that ``summary.json`` lists; without one, the folder itself is the only stage."""
+    summary = read_json(folder / "summary.json")
+    if summary is None:
+        kind = "evaluate" if (folder / "results.json").is_file() else "train"
+        only = _read_stage(folder, folder.resolve().name, kind)
+        return RunRecord(only.name, folder, None, None, [only])
+    stages = [
+        _read_stage(folder / entry["folder"], entry["name"], entry["kind"], entry["seconds"])
+        for entry in summary["all_stages"]
+    ]
+    return RunRecord(summary["pipeline"], folder, summary["seed"], summary["seconds"], stages)
+
+
+def _read_stage(folder: Path, name: str, kind: str, seconds: float | None = None) -> StageRecord:
+    return StageRecord(
+        name=name,
+        kind=kind,
+        folder=folder,
+        seconds=seconds,
+        manifest=read_json(folder / "manifest.json") or {},
+        curves=read_curves(folder / "metrics.jsonl"),
+        tasks=(read_json(folder / "results.json") or {}).get("tasks") or [],
+    )

@@ -1,0 +1,122 @@
+r"""Where the answer stands in a text: one pass over the text, before anything slow looks at it.
+
+The order is that of how explicit the writer was: what follows ``</think>``; in it the last ``<answer>…</answer>``; in
+that the last ``\boxed{…}``; else GSM8K's ``#### 18``; else the end of the text. So a completion of a megabyte costs
+math-verify no more than its answer does.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_ANSWER_CHARS = 4096
+"""A longer answer is not read: no gold answer is near it, and parsing time grows faster than length."""
+
+MAX_TAIL_CHARS = 2000
+"""How much of the end of a text is searched when nothing in it marks the answer."""
+
+MAX_BOXES_TRIED = 16
+
+_BOX = re.compile(r"\\boxed\s*\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BETWEEN_BOXES = re.compile(r"(?:\$|\\\)|\\\])?\s*(?:,?\s*and|,?\s*or|,)\s*(?:\$|\\\(|\\\[)?\s*")
+_GSM8K = re.compile(r"####[ \t]*(\$?[-+]?[0-9][0-9.,/]*%?)[ \t]*$", re.MULTILINE)
+
+_NAMED = re.compile(r"\\[A-Za-z]+|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|frac")
+_TEXT_COMMAND = re.compile(r"\\(?:begin|end|text|mbox|mathrm|textbf|mathbf|operatorname)\s*\{[^{}]*\}")
+_WORD = re.compile(r"[^\W\d_]{4,}")
+_MATH_DELIMITER = re.compile(r"(?<!\\)\$|\\\(|\\\[")
+_SINGLE_WORD = re.compile(r"[^\W\d_]+")
+
+
+def find_answer(text: str) -> str | None:
+    r"""Returns the part of a completion that states its final answer, in a form that math-verify reads.
+
+    A text that opens ``<think>`` and never closes it was cut while still thinking: only a ``\boxed{…}`` counts there,
+    not whatever number happens to stand last. None when the text states nothing.
+    """
+    thought, closed, rest = text.rpartition("</think>")
+    if closed:
+        return _from_section(rest) or last_boxes(thought)
+    if "<think>" in text:
+        return last_boxes(text)
+    return _from_section(text)
+
+
+def find_gold(text: str) -> str | None:
+    r"""Returns the part of a gold answer that states it.
+
+    Gold may be bare LaTeX, a plain number, a text that ends in ``#### 18``, or a worked solution with ``\boxed{…}``.
+    """
+    return _marked(text) or _unmarked(text.strip())
+
+
+def last_boxes(text: str) -> str | None:
+    r"""Returns the last ``\boxed{…}`` of ``text``; boxes joined by a comma, "and" or "or" count as one answer.
+
+    Boxes that are empty, never closed, or longer than ``MAX_ANSWER_CHARS`` are passed over.
+    """
+    found: list[str] = []
+    start = end = len(text)
+    for _ in range(MAX_BOXES_TRIED):
+        at = text.rfind(r"\boxed", 0, end)
+        if at < 0:
+            break
+        content, stop = _box_content(text, at)
+        if found and (content is None or not _BETWEEN_BOXES.fullmatch(text[stop:start][:64])):
+            break
+        if content is not None:
+            found.append(content)
+            start = at
+        end = at
+    return r"\boxed{" + ", ".join(reversed(found)) + "}" if found else None
+
+
+def _box_content(text: str, at: int) -> tuple[str | None, int]:
+    r"""Returns the content of the ``\boxed{…}`` at ``at`` (None when empty or not closed) and where it ends."""
+    opening = _BOX.match(text, at)
+    if opening is None:
+        return None, at
+    depth = 1
+    for brace in _BRACE.finditer(text, opening.end(), opening.end() + MAX_ANSWER_CHARS):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return text[opening.end() : brace.start()].strip() or None, brace.end()
+    return None, at
+
+
+def _from_section(section: str) -> str | None:
+    _before, opened, after = section.rpartition("<answer>")
+    if opened and "</answer>" in after:
+        answer = after.partition("</answer>")[0].strip()
+        if answer:
+            return _marked(answer) or _unmarked(answer)
+    return _marked(section) or section[-MAX_TAIL_CHARS:].strip() or None
+
+
+def _marked(text: str) -> str | None:
+    boxes = last_boxes(text)
+    if boxes is not None:
+        return boxes
+    lines = _GSM8K.findall(text)
+    return _boxed(lines[-1].rstrip(".,")) if lines else None
+
+
+def _unmarked(text: str) -> str | None:
+    """Boxes a bare formula, so that all of it is read; leaves prose as it is, in which math-verify finds the answer."""
+    if not text or len(text) > MAX_ANSWER_CHARS:
+        return text[-MAX_TAIL_CHARS:] or None
+    return _boxed(text) if is_bare_math(text) else text
+
+
+def is_bare_math(text: str) -> bool:
+    r"""True for a formula or a word without delimiters (``\frac{1}{2}``, ``p - q``, ``Evelyn``), not for prose."""
+    if _MATH_DELIMITER.search(text) or "\n\n" in text:
+        return False
+    if _SINGLE_WORD.fullmatch(text):
+        return True
+    return not _WORD.search(_NAMED.sub(" ", _TEXT_COMMAND.sub(" ", text)))
+
+
+def _boxed(text: str) -> str:
+    return r"\boxed{" + text + "}"

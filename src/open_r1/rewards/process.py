@@ -1,0 +1,64 @@
+"""The pool's side of one worker process: started without torch, killed without asking."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from open_r1.rewards.spec import RewardSpec
+
+_STDERR = 2
+
+
+class WorkerProcess:
+    """A running ``open_r1.rewards.worker`` and the connection to it.
+
+    It is a fresh interpreter rather than a fork or a spawn: a fork would copy threads' locks, a spawn would import the
+    script that the user started, and torch with it.
+    """
+
+    def __init__(self, specs: Sequence[RewardSpec]) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        source = str(Path(__file__).parents[2])
+        search = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
+        command = [sys.executable, "-P", "-m", "open_r1.rewards.worker", str(theirs.fileno()), str(os.getpid())]
+        # What a reward prints must not end up in the output of the command; a session of its own keeps Ctrl-C away.
+        # sympy orders terms by hash: with a fixed seed two workers never disagree.
+        self._process = subprocess.Popen(
+            command,
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=_STDERR,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONHASHSEED": "0"},
+        )
+        theirs.close()
+        with contextlib.suppress(OSError):  # it is gone already: whoever receives next finds out
+            self.send((sys.path, list(specs)))
+
+    @property
+    def pid(self) -> int:
+        """The id of the process, which is also that of its group."""
+        return self._process.pid
+
+    def send(self, message: Any) -> None:
+        """Sends a message.
+
+        Raises:
+            OSError: the process is gone.
+        """
+        self.connection.send(message)
+
+    def kill(self) -> None:
+        """Kills the process and whatever it started, and waits until it is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self.connection.close()

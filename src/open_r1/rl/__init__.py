@@ -1,0 +1,1 @@
+"""Reinforcement learning as pure functions on tensors: advantages, losses, importance ratios, filters."""

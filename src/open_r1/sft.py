@@ -1,0 +1,108 @@
+"""Supervised fine-tuning: distil traces into a model.
+
+open-r1 sft --model_name_or_path MODEL --dataset_name DATA --output_dir OUT [--config recipe.yaml] [--key value …]
+accelerate launch [--config_file recipes/accelerate_configs/ddp.yaml] src/open_r1/sft.py …    (the same run)
+"""
+
+from __future__ import annotations
+
+if __name__ == "__main__":  # run as a file, whose folder would shadow libraries: hand over to the command line
+    import pathlib
+    import sys
+
+    sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
+    from open_r1.cli import main as command_line
+
+    sys.exit(command_line(["sft", *sys.argv[1:]]))
+
+from rich.console import Console
+
+from open_r1.config import SFTConfig, parse
+from open_r1.data.chat import ChatFormat
+from open_r1.data.columns import find_columns
+from open_r1.data.mixture import load_datasets
+from open_r1.data.packing import announce
+from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
+from open_r1.errors import UserError
+from open_r1.parallel.runtime import Runtime
+from open_r1.training.checkpoint import Checkpoints
+from open_r1.training.held_out import HeldOutLoss
+from open_r1.training.loop import Trainer
+from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
+from open_r1.training.sft_source import SFTSource, make_plan, sft_objective
+
+console = Console(stderr=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses, prepares, trains, exports.
+
+    Raises:
+        UserError: for anything that is the user's to mend.
+        StopRequested: after SIGTERM or Ctrl-C, once a checkpoint is on disk.
+    """
+    config = parse(SFTConfig, argv, prog="open-r1 sft").config
+    runtime = start_run(config)
+    tokenizer, chat = load_chat(config)
+    train, held_out = prepare_tokens(config, chat, runtime)
+
+    policy = load_policy(config, runtime, tokenizer, chat)
+    source = SFTSource(train, config, runtime)
+    checkpoints = Checkpoints(config, runtime, tokenizer, policy.stop_token_ids)
+    evaluate = HeldOutLoss(held_out, config, runtime, policy.module) if held_out else None
+    trainer = Trainer(
+        config,
+        runtime,
+        policy.module,
+        policy.optimizer,
+        source,
+        sft_objective,
+        checkpoints,
+        evaluate=evaluate,
+        description="sft",
+    )
+    result = trainer.train()
+    finish_run(config, runtime, policy, result)
+    runtime.close()
+
+
+def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tuple[TokenStore, TokenStore | None]:
+    """Rows to tokens, for training and (if ``eval_strategy`` asks) for evaluation; says what packing will do."""
+    with runtime.main_first():
+        datasets = load_datasets(config)
+        if config.eval_strategy != "no" and "test" not in datasets:
+            raise UserError(
+                f"eval_strategy {config.eval_strategy} needs held-out rows and there is no split "
+                f"{config.dataset_test_split!r}; name one with --dataset_test_split, or set --eval_strategy no"
+            )
+        stores = {}
+        for split in ("train",) if config.eval_strategy == "no" else ("train", "test"):
+            rows = datasets[split]
+            columns = find_columns(
+                rows.column_names,
+                messages=config.messages_column,
+                prompt=config.prompt_column,
+                completion=config.completion_column,
+                answer=config.answer_column,
+            )
+            if runtime.is_main and split == "train":
+                console.print(f"data: {len(rows):,} rows; {columns}")
+                console.print(announce(sample_lengths(rows, chat, columns), config.max_length, config.overlong))
+            stores[split] = tokenize(
+                rows,
+                chat,
+                columns,
+                cache_dir=config.token_cache_dir,
+                num_proc=config.dataset_num_proc,
+                strict=config.strict,
+                max_bad_rows_shown=config.max_bad_rows_shown,
+                console=console if runtime.is_main else None,
+            )
+    if runtime.is_main:
+        plan = make_plan(stores["train"], config, epoch=0)
+        counts = ", ".join(f"{count:,} {name}" for name, count in plan.counts.items() if count)
+        fill = f", {plan.fill:.1%} full" if config.packing else ""
+        console.print(f"packs: {len(plan):,} of {config.max_length:,} tokens{fill}; sequences: {counts}")
+        for note in chat.notes:
+            console.print(f"[dim]note: {note}[/]")
+    return stores["train"], stores.get("test")

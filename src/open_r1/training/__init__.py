@@ -1,0 +1,1 @@
+"""The loop shared by SFT and GRPO, and what it needs."""

@@ -1,0 +1,43 @@
+"""The loss on held-out traces."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from open_r1.config import SFTConfig
+from open_r1.data.loader import sft_packs
+from open_r1.data.pack import Pack
+from open_r1.data.tokens import TokenStore
+from open_r1.parallel.runtime import Runtime
+from open_r1.training.sft_source import empty_pack, make_plan, sft_objective
+
+
+class HeldOutLoss:
+    """Mean negative log-likelihood per target over a whole token store, all ranks together."""
+
+    def __init__(self, store: TokenStore, config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
+        self._store, self._runtime, self._module = store, runtime, module
+        self._plan = make_plan(store, config, epoch=0)
+
+    def __call__(self) -> dict[str, float]:
+        """``eval_loss`` in nats a token."""
+        was_training = self._module.training
+        self._module.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        with torch.no_grad():
+            for pack in self._packs():
+                pack = pack.to(self._runtime.device)
+                loss, _ = sft_objective(self._module(pack), pack)
+                sums += torch.tensor([float(loss), float(pack.loss_weight.sum())], dtype=torch.float64)
+        self._module.train(was_training)
+        loss, targets = self._runtime.sum(sums).tolist()
+        return {"eval_loss": loss / max(targets, 1.0)}
+
+    def _packs(self) -> list[Pack]:
+        """This rank's packs; every rank has the same number."""
+        mine = range(self._runtime.rank, len(self._plan), self._runtime.world_size)
+        missing = math.ceil(len(self._plan) / self._runtime.world_size) - len(mine)
+        return [*sft_packs(self._store, self._plan, mine), *[empty_pack()] * missing]

@@ -1,0 +1,137 @@
+"""Rollouts: completions to prompts, scored while others still decode."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from open_r1.data.prompts import PromptSet
+from open_r1.errors import UserError
+from open_r1.generation.engine import Completion, Engine, Request, SamplingParams
+from open_r1.generation.seeds import sample_seed
+from open_r1.rewards.pool import RewardPool, Scores
+from open_r1.training.signals import StopSignal
+
+
+@dataclass(frozen=True)
+class Group:
+    """All completions to one prompt.
+
+    Attributes:
+        draw: the number under which the prompt was drawn; no two groups of a run share one.
+        prompt: the prompt's index in the prompt set.
+        completions: G of them, in the order of their samples.
+        texts: their texts, without special tokens.
+        rewards: float64 [F, G], a value of each reward function for each completion; NaN where none can be given.
+    """
+
+    draw: int
+    prompt: int
+    completions: tuple[Completion, ...]
+    texts: tuple[str, ...]
+    rewards: np.ndarray
+
+
+@dataclass
+class RolloutMeter:
+    """Where the time of a collection went, and what went wrong in the rewards."""
+
+    generate_seconds: float = 0.0
+    reward_wait_seconds: float = 0.0
+    timeouts: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+class RolloutCollector:
+    """Draws groups of completions and has them scored.
+
+    Args:
+        decode: token ids to the text that is scored.
+        size: completions in a group.
+        seed: of the run; a sample's draws depend on it, the step, the prompt's draw number and the sample alone.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        pool: RewardPool,
+        prompts: PromptSet,
+        decode: Callable[[Sequence[int]], str],
+        params: SamplingParams,
+        size: int,
+        seed: int,
+    ) -> None:
+        self._engine, self._pool, self._prompts, self._decode = engine, pool, prompts, decode
+        self._params, self._size, self._seed = params, size, seed
+
+    def collect(self, draws: Sequence[int], step: int, stop: StopSignal, meter: RolloutMeter) -> list[Group]:
+        """One group for each draw number, in their order.
+
+        Raises:
+            Interrupted: by ``stop``, between two completions.
+            UserError: when a reward function failed on every completion.
+        """
+        indices = [self._prompts.draw(self._seed, draw) for draw in draws]
+        requests = [
+            Request(
+                id=place * self._size + sample,
+                prompt_ids=self._prompts.token_ids[index],
+                seed=sample_seed(self._seed, step, draw, sample),
+            )
+            for place, (draw, index) in enumerate(zip(draws, indices, strict=True))
+            for sample in range(self._size)
+        ]
+        finished: dict[int, dict[int, Completion]] = {place: {} for place in range(len(draws))}
+        texts: dict[int, tuple[str, ...]] = {}
+        scores: dict[int, Scores] = {}
+
+        start = time.perf_counter()
+        for completion in self._engine.generate(requests, self._params):
+            stop.check()
+            place, sample = divmod(completion.request_id, self._size)
+            finished[place][sample] = completion
+            if len(finished[place]) == self._size:
+                texts[place] = self._submit(place, indices[place], finished[place])
+            scores.update(self._pool.results(block=False))
+        decoded = time.perf_counter()
+        while len(scores) < len(draws):
+            stop.check()
+            scores.update(self._pool.results(block=True))
+
+        meter.generate_seconds += decoded - start
+        meter.reward_wait_seconds += time.perf_counter() - decoded
+        self._note_failures(scores, meter)
+        return [
+            Group(
+                draw=draw,
+                prompt=indices[place],
+                completions=tuple(finished[place][sample] for sample in range(self._size)),
+                texts=texts[place],
+                rewards=_as_array(scores[place]),
+            )
+            for place, draw in enumerate(draws)
+        ]
+
+    def _submit(self, place: int, index: int, finished: dict[int, Completion]) -> tuple[str, ...]:
+        """Hands a whole group to the reward workers; returns its texts."""
+        token_ids = [list(finished[sample].token_ids) for sample in range(self._size)]
+        texts = tuple(self._decode(ids) for ids in token_ids)
+        columns = self._prompts.reward_columns(index, self._size) | {"completion_ids": token_ids}
+        self._pool.submit(place, [[{"role": "assistant", "content": text}] for text in texts], columns)
+        return texts
+
+    @staticmethod
+    def _note_failures(scores: dict[int, Scores], meter: RolloutMeter) -> None:
+        for score in scores.values():
+            meter.timeouts += score.timeouts
+            meter.errors.extend(score.errors)
+        silent = scores and all(value is None for score in scores.values() for row in score.values for value in row)
+        if silent and meter.errors:
+            raise UserError(f"the rewards failed on every completion; the first error: {meter.errors[0]}")
+
+
+def _as_array(scores: Scores) -> np.ndarray:
+    return np.array([[np.nan if value is None else value for value in row] for row in scores.values], dtype=np.float64)

@@ -1,0 +1,162 @@
+"""What SFT and GRPO do alike before and after the loop."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from rich.console import Console
+from torch import nn
+from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
+
+from open_r1.config import GRPOConfig, SFTConfig, TrainingConfig
+from open_r1.data.chat import ChatFormat
+from open_r1.errors import UserError
+from open_r1.files import write_json
+from open_r1.model.export import move_into, save_model
+from open_r1.model.load import load_model, load_tokenizer, stored_dtype
+from open_r1.model.lora import add_adapters, quantization_arguments
+from open_r1.model.pack_model import PackModel
+from open_r1.parallel.runtime import Runtime
+from open_r1.report.tables import numbers_table
+from open_r1.training.loop import TrainResult
+from open_r1.training.metrics import FILE as METRICS_FILE
+from open_r1.training.metrics import installed_trackers, tracker_options
+from open_r1.training.optimizer import build_optimizer
+
+SETTINGS_FILE = "settings.json"
+RESULTS_FILE = "train_results.json"
+console = Console(stderr=True)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The model that is trained, with everything that knows how it speaks.
+
+    Attributes:
+        module: the wrapped `PackModel`.
+        stop_token_ids: a completion ends after any of these.
+    """
+
+    module: nn.Module
+    optimizer: Optimizer
+    tokenizer: PreTrainedTokenizerBase
+    chat: ChatFormat
+    stop_token_ids: tuple[int, ...]
+
+
+def start_run(config: TrainingConfig) -> Runtime:
+    """Checks what can be checked at once, then makes this process a rank of the run.
+
+    Raises:
+        UserError: for a tracker that is not there, or an output folder that already holds a run.
+    """
+    logging.basicConfig(level=_level(config.log_level), format="%(levelname)s %(name)s: %(message)s")
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    trackers = installed_trackers(config)
+    folder = Path(config.output_dir)
+    precision = "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
+    runtime = Runtime(precision, trackers, str(folder), config.cpu_threads)
+    if runtime.is_main:
+        _take_folder(folder, config)
+        for note in config.notes():
+            console.print(f"[dim]note: {note}[/]")
+    runtime.barrier()
+    settings = asdict(config)
+    if trackers:
+        flat = {
+            key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in settings.items()
+        }
+        runtime.start_trackers(config.wandb_project or "open-r1", flat, tracker_options(config))
+    return runtime
+
+
+def _level(name: str) -> int:
+    return logging.WARNING if name == "passive" else getattr(logging, name.upper())
+
+
+def _take_folder(folder: Path, config: TrainingConfig) -> None:
+    """Makes the output folder; a run that lies there is continued, or replaced, only when the person says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".*.tmp"):
+        shutil.rmtree(stale)
+    earlier = [path for path in folder.iterdir() if _is_of_a_run(path.name)]
+    if earlier and not config.resume_from_checkpoint:
+        if not config.overwrite_output_dir:
+            raise UserError(
+                f"output_dir {folder} holds a run already; continue it with --resume_from_checkpoint true, "
+                "start anew with --overwrite_output_dir, or choose another folder"
+            )
+        for path in earlier:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(folder / SETTINGS_FILE, asdict(config))
+
+
+def _is_of_a_run(name: str) -> bool:
+    return name in (METRICS_FILE, "completions.jsonl", RESULTS_FILE) or bool(re.fullmatch(r"checkpoint-\d+", name))
+
+
+def load_chat(config: SFTConfig | GRPOConfig) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
+    """The tokenizer and its chat format, checked: the end of a turn is in the loss."""
+    tokenizer = load_tokenizer(config.model_name_or_path, config.model_revision, config.trust_remote_code)
+    chat = ChatFormat(tokenizer, config.chat_template, config.eos_token, config.system_prompt)
+    chat.check()
+    return tokenizer, chat
+
+
+def load_policy(
+    config: SFTConfig | GRPOConfig, runtime: Runtime, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat
+) -> Policy:
+    """The model in float32 (unless ``torch_dtype`` says otherwise), wrapped, with its optimizer."""
+    torch.manual_seed(config.seed)  # adapters are drawn at random, and alike on every rank
+    model = load_model(
+        config.model_name_or_path,
+        config.model_revision,
+        dtype=config.torch_dtype or "float32",
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+        **quantization_arguments(config),
+    )
+    stop_token_ids = _stop_ids(chat, model.generation_config.eos_token_id)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.use_peft:
+        model = add_adapters(model, config)
+    pack_model = PackModel(model)
+    module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config))
+    return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
+
+
+def _stop_ids(chat: ChatFormat, of_model: int | list[int] | None) -> tuple[int, ...]:
+    from_model = [] if of_model is None else [of_model] if isinstance(of_model, int) else of_model
+    return tuple(dict.fromkeys([*chat.stop_token_ids, *from_model]))
+
+
+def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult) -> None:
+    """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went."""
+    folder = Path(config.output_dir)
+    if runtime.is_main:
+        model = runtime.unwrap(policy.module).model
+        temporary = folder / ".final.tmp"
+        save_model(
+            model,
+            temporary,
+            tokenizer=policy.tokenizer,
+            stop_token_ids=policy.stop_token_ids,
+            dtype=None if config.use_peft else stored_dtype(config.model_name_or_path, config.model_revision),
+        )
+        move_into(temporary, folder)
+        write_json(folder / RESULTS_FILE, {"steps": result.step, **result.metrics})
+        table = numbers_table(["train metrics"], [""])
+        for name, value in result.metrics.items():
+            table.add_row(name.removeprefix("train_").replace("_", " "), f"{value:,.4g}")
+        console.print(table)
+        console.print(f"model: {folder}")
+    runtime.barrier()

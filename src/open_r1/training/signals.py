@@ -1,0 +1,56 @@
+"""SIGTERM and Ctrl-C: noted at once, obeyed at the next point where the state can be saved."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):  # noqa: N818 (a request, not an error)
+    """Raised at a safe point after a signal: no step is half done.
+
+    Attributes:
+        signal_number: the signal.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal.Signals(signal_number).name)
+        self.signal_number = signal_number
+
+
+class StopSignal:
+    """While entered, the first SIGTERM or SIGINT is noted; a second one acts as it would have without this.
+
+    Attributes:
+        number: SIGTERM or SIGINT once one has arrived, else 0.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        for number in self.SIGNALS:
+            self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        self._restore()
+
+    def check(self) -> None:
+        """Raises `Interrupted` if a signal has arrived."""
+        if self.number:
+            raise Interrupted(self.number)

@@ -1,0 +1,1 @@
+"""Import paths that users' own scripts rely on."""

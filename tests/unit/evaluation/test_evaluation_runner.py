@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from fake_model import FakePool, fake_model
+from rich.console import Console
+
+from open_r1.config import EvaluateConfig
+from open_r1.errors import UserError
+from open_r1.evaluation.chat_model import ChatModel
+from open_r1.evaluation.registry import resolve
+from open_r1.evaluation.results import TaskResult, results_table
+from open_r1.evaluation.runner import evaluate
+from open_r1.generation.seeds import sample_seed
+
+PROBLEMS = [{"prompt": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(6)]
+
+
+def reply(prompt: str, seed: int) -> tuple[str, str]:
+    """Right for even numbers whatever the seed, for odd ones by the seed; the last problem is cut off."""
+    n = int(prompt.split()[2])
+    answer = n + 1 if n % 2 == 0 or seed % 2 else n
+    return f"It is \\boxed{{{answer}}}", "length" if n == 5 else "stop"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in PROBLEMS))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_r1.evaluation.runner.RewardPool", FakePool)
+
+
+def run(model: ChatModel, file: Path, folder: Path, console: Console | None = None, **settings: object) -> TaskResult:
+    config = EvaluateConfig(
+        model="fake", tasks=[f"problems={file}"], output_dir=str(folder), **{"num_samples": 4, **settings}
+    )
+    (result,) = evaluate(model, resolve(config.tasks), config, console=console or Console(file=io.StringIO()))
+    return result
+
+
+def rows(folder: Path) -> list[dict]:
+    return pq.read_table(folder / "sums" / "generations.parquet").to_pylist()
+
+
+def test_exactly_n_samples_of_each_problem_with_their_own_seeds(file: Path, tmp_path: Path) -> None:
+    model = fake_model(reply)
+    run(model, file, tmp_path / "out", num_samples=7)
+    found = rows(tmp_path / "out")
+    assert [(row["problem"], row["sample"]) for row in found] == [(p, s) for p in range(6) for s in range(7)]
+    assert [row["seed"] for row in found] == [sample_seed(42, 0, p, s) for p in range(6) for s in range(7)]
+    assert len(model.engine.drawn) == 42
+
+
+def test_the_result_is_what_the_rows_say(file: Path, tmp_path: Path) -> None:
+    result = run(fake_model(reply), file, tmp_path / "out")
+    found = rows(tmp_path / "out")
+    right = [int(row["completion"].split("{")[1].rstrip("}")) == int(row["gold"]) for row in found]
+    assert [row["reward"] for row in found] == [float(value) for value in right]
+    assert result.pass_at_1 == pytest.approx(sum(right) / 24)
+    assert 0.5 <= result.low <= result.pass_at_1 <= result.high <= 1
+    assert (result.problems, result.samples, result.unverified) == (6, 4, 0)
+    assert result.truncated == pytest.approx(4 / 24)
+    assert result.mean_tokens == pytest.approx(sum(row["tokens"] for row in found) / 24)
+    assert {row["tokens"] for row in found if row["problem"] == 0} == {len("It is \\boxed{1}") + 1}
+    assert found[0]["prompt"] == "<user>What is 0 + 1?\n"
+    assert found[0]["completion"] == "It is \\boxed{1}"
+
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["tasks"] == [{**written["tasks"][0], "task": "sums", "pass_at_1": result.pass_at_1}]
+    assert written["settings"]["temperature"] == 0.6
+
+
+def test_a_stopped_run_goes_on_where_it_was_and_ends_as_if_it_had_not_stopped(file: Path, tmp_path: Path) -> None:
+    whole = fake_model(reply)
+    undisturbed = run(whole, file, tmp_path / "whole")
+
+    first, second = fake_model(reply, fail_at=9), fake_model(reply)
+    with pytest.raises(RuntimeError, match="power"):
+        run(first, file, tmp_path / "stopped")
+    resumed = run(second, file, tmp_path / "stopped")
+
+    assert len(first.engine.drawn) == 9
+    assert len(second.engine.drawn) == 15
+    assert not set(first.engine.drawn) & set(second.engine.drawn)
+    assert rows(tmp_path / "stopped") == rows(tmp_path / "whole")
+    assert (resumed.pass_at_1, resumed.low, resumed.high) == (undisturbed.pass_at_1, undisturbed.low, undisturbed.high)
+
+    third = fake_model(reply)
+    assert run(third, file, tmp_path / "stopped").pass_at_1 == undisturbed.pass_at_1
+    assert third.engine.drawn == []
+
+
+def test_more_samples_and_more_problems_draw_only_what_is_missing(file: Path, tmp_path: Path) -> None:
+    run(fake_model(reply), file, tmp_path / "grown", num_samples=2, limit=3)
+    model = fake_model(reply)
+    result = run(model, file, tmp_path / "grown", num_samples=4)
+    assert len(model.engine.drawn) == 24 - 6
+    run(fake_model(reply), file, tmp_path / "whole", num_samples=4)
+    assert rows(tmp_path / "grown") == rows(tmp_path / "whole")
+    assert (result.problems, result.samples) == (6, 4)
+
+    fewer = fake_model(reply)
+    assert run(fewer, file, tmp_path / "grown", num_samples=1, limit=2).problems == 2
+    assert fewer.engine.drawn == []
+    assert [(row["problem"], row["sample"]) for row in rows(tmp_path / "grown")] == [(0, 0), (1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("model", "settings", "message"),
+    [
+        (fake_model(reply, fingerprint="weights-2"), {}, "model 'weights-1' → 'weights-2'"),
+        (fake_model(reply), {"temperature": 1.0}, "temperature 0.6 → 1.0"),
+        (fake_model(reply), {"max_new_tokens": 5}, "max_new_tokens 32768 → 5"),
+        (fake_model(reply), {"seed": 7}, "seed 42 → 7"),
+    ],
+)
+def test_other_settings_are_refused_before_anything_is_drawn(
+    model: ChatModel, settings: dict, message: str, file: Path, tmp_path: Path
+) -> None:
+    run(fake_model(reply), file, tmp_path / "out")
+    before = rows(tmp_path / "out")
+    with pytest.raises(UserError, match=f"{message}.*--overwrite_output_dir"):
+        run(model, file, tmp_path / "out", **settings)
+    assert model.engine.drawn == []
+    assert rows(tmp_path / "out") == before
+    run(model, file, tmp_path / "out", overwrite_output_dir=True, **settings)
+    assert len(model.engine.drawn) == 24
+
+
+def test_an_edited_problem_is_refused(file: Path, tmp_path: Path) -> None:
+    run(fake_model(reply), file, tmp_path / "out")
+    file.write_text(file.read_text().replace("What is 3", "Say: 3"))
+    with pytest.raises(UserError, match="another prompt of problem 3"):
+        run(fake_model(reply), file, tmp_path / "out")
+
+
+def test_what_cannot_be_verified_counts_as_not_right_and_by_itself(file: Path, tmp_path: Path) -> None:
+    def slow(prompt: str, seed: int) -> tuple[str, str]:
+        text, reason = reply(prompt, 1)
+        return f"{text} takes for ever" if "0 + 1" in prompt else text, reason
+
+    result = run(fake_model(slow), file, tmp_path / "out")
+    assert result.unverified == 4
+    assert result.pass_at_1 == pytest.approx(5 / 6)
+
+
+def test_a_gold_answer_that_cannot_be_verified_is_named_and_counted(file: Path, tmp_path: Path) -> None:
+    file.write_text(file.read_text().replace('"answer": "3"', '"answer": "(see the figure)"'))
+    output = io.StringIO()
+    result = run(fake_model(reply), file, tmp_path / "out", Console(file=output, width=200))
+    assert "gold answers of 1 of 6 problems (rows 2)" in output.getvalue()
+    assert result.unverified == 4
+
+
+def test_gold_answers_that_all_fail_stop_the_run(file: Path, tmp_path: Path) -> None:
+    file.write_text("".join(json.dumps({"prompt": "What is 1 + 1?", "answer": "(see the figure)"}) + "\n"))
+    model = fake_model(reply)
+    with pytest.raises(UserError, match="accepts none of the 1 gold answers"):
+        run(model, file, tmp_path / "out")
+    assert model.engine.drawn == []
+
+
+def test_greedy_draws_one_sample(file: Path, tmp_path: Path) -> None:
+    model = fake_model(reply)
+    assert run(model, file, tmp_path / "out", num_samples=None, greedy=True).samples == 1
+    assert model.engine.params.temperature == 0
+
+
+def test_a_prompt_that_fills_the_context_is_one_clear_line(file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sums: problem 0 has 21 tokens.*context of 20"):
+        run(fake_model(reply, context_length=20), file, tmp_path / "out")
+
+
+def test_a_context_that_is_too_short_for_max_new_tokens_is_said(file: Path, tmp_path: Path) -> None:
+    output = io.StringIO()
+    run(fake_model(reply, context_length=100), file, tmp_path / "out", Console(file=output, width=200))
+    assert "max_new_tokens 32768 is more than the model's context of 100 leaves" in output.getvalue()
+
+
+def test_all_tasks_are_checked_before_the_first_is_drawn(file: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "no prompt"}\n')
+    config = EvaluateConfig(
+        model="fake", tasks=[f"problems={file}", f"problems={bad}"], output_dir=str(tmp_path / "out")
+    )
+    model = fake_model(reply)
+    with pytest.raises(UserError, match="no column of prompts"):
+        evaluate(model, resolve(config.tasks), config)
+    assert model.engine.drawn == []
+
+
+def test_an_engine_that_loses_a_request_is_found_out(file: Path, tmp_path: Path) -> None:
+    model = fake_model(reply)
+    generate = model.engine.generate
+    model.engine.generate = lambda requests, params: generate(requests[1:], params)
+    with pytest.raises(RuntimeError, match="1 of 24 answers"):
+        run(model, file, tmp_path / "out")
+
+
+def test_the_table_shows_every_number(file: Path, tmp_path: Path) -> None:
+    result = run(fake_model(reply), file, tmp_path / "out")
+    output = io.StringIO()
+    Console(file=output, width=200).print(results_table([result]))
+    for shown in ("sums", "pass@1", f"{100 * result.pass_at_1:.1f} %", "16.7 %", "95 % interval"):
+        assert shown in output.getvalue()
+
+
+def test_the_reward_pool_of_the_real_thing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    with_pool = run(fake_model(reply), file, tmp_path / "pool", reward_workers=1)
+    monkeypatch.setattr("open_r1.evaluation.runner.RewardPool", FakePool)
+    in_process = run(fake_model(reply), file, tmp_path / "in_process")
+    assert with_pool.pass_at_1 == in_process.pass_at_1
+    assert rows(tmp_path / "pool") == rows(tmp_path / "in_process")

@@ -1,0 +1,131 @@
+"""The command ``open-r1``, and the scripts run as files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import open_r1
+from open_r1.cli import COMMANDS, main, run_main
+from open_r1.errors import StopRequested, UserError
+
+SOURCE = Path(open_r1.__file__).parent
+SCRIPT = '''
+"""A script as the project's own begin."""
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+
+    if not __package__:
+        sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from open_r1.cli import main as open_r1
+
+    sys.exit(open_r1([Path(__file__).stem, *sys.argv[1:]]))
+
+import evaluate
+
+
+def main(argv):
+    print(__name__, evaluate.__file__, argv)
+'''
+
+
+def raising(error: BaseException) -> Callable[[list[str]], None]:
+    def command(argv: list[str]) -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("seed: 'x' is given"), 2, "error: seed: 'x' is given\n"),
+        (StopRequested("saved checkpoint-5"), 143, "saved checkpoint-5\n"),
+        (StopRequested("saved", signal.SIGINT), 130, "saved\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (SystemExit(0), 0, ""),
+        (SystemExit(3), 3, ""),
+    ],
+)
+def test_exceptions_become_statuses(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_main(raising(error), []) == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_a_long_message_stays_one_line(capsys: pytest.CaptureFixture) -> None:
+    run_main(raising(UserError("word " * 100 + "[bold] [/x]")), [])
+    assert capsys.readouterr().err == f"error: {'word ' * 100}[bold] [/x]\n"
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_main(raising(ZeroDivisionError()), [])
+
+
+def test_telemetry_is_off_before_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    seen = {}
+    assert run_main(lambda argv: seen.update(os.environ), []) == 0
+    assert seen["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    assert seen["TOKENIZERS_PARALLELISM"] == "true", "what the person has set stays"
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--help"]) == 0
+    words = capsys.readouterr().out.split()
+    assert set(COMMANDS) <= set(words)
+
+
+def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture) -> None:
+    assert main(["evalaute"]) == 2
+    assert "'evalaute' is no command of open-r1; did you mean evaluate?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_settings_are_checked_before_the_command_is_imported(command: str, capsys: pytest.CaptureFixture) -> None:
+    before = set(sys.modules)
+    assert main([command, "--help"]) == 0
+    assert main([command, "--no_such_setting", "1"]) == 2
+    assert capsys.readouterr().err.startswith("error: --no_such_setting: unknown setting")
+    assert COMMANDS[command].module not in set(sys.modules) - before
+
+
+def run_file(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("as_module", [False, True])
+def test_a_script_run_as_a_file_shadows_no_library(as_module: bool, tmp_path: Path) -> None:
+    package = tmp_path / "src" / "open_r1"
+    shutil.copytree(SOURCE / "config", package / "config")
+    for name in ("__init__.py", "errors.py", "cli.py"):
+        shutil.copy(SOURCE / name, package)
+    (package / "sft.py").write_text(SCRIPT)
+    (package / "evaluate.py").write_text("raise AssertionError('the script shadows the library')")
+    library = tmp_path / "src" / "evaluate" / "__init__.py"
+    library.parent.mkdir()
+    library.write_text("")
+
+    flags = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
+    start = ["-m", "open_r1.sft"] if as_module else [package / "sft.py"]
+    done = run_file(*start, *flags, cwd=tmp_path / "src" if as_module else tmp_path)
+    assert done.stdout.split(maxsplit=2) == ["open_r1.sft", str(library), f"{flags}\n"], done.stderr
+    assert run_file(*start, *flags, "--no_such 1", cwd=tmp_path / "src").returncode == 2
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo", "generate", "evaluate"])
+def test_the_scripts_start_as_files(name: str, tmp_path: Path) -> None:
+    done = run_file(SOURCE / f"{name}.py", "--help", cwd=tmp_path)
+    assert done.stdout.startswith(f"open-r1 {name} "), done.stderr
