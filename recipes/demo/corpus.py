@@ -5,8 +5,8 @@
 writes ``corpus.jsonl`` (chat messages) and ``model/`` (a Qwen2 of 2.5 million random weights, with its tokenizer).
 
 A base model has read much that is terse and some that is careless, and little that reasons step by step; so has this
-one. Most documents answer at once, where a model this small can only guess; a few work the problem out between <think>
-tags, and some of those forget to carry. The skill is there, rarely used and careless: what distillation and
+one. Most documents answer at once, with a guess that is near the mark; a few work the problem out between <think> tags,
+and some of those forget to carry. The skill is there, rarely used and careless: what distillation and
 reinforcement bring out.
 """
 
@@ -22,8 +22,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 VOCABULARY = 512
-REASONED = 0.15  # share of documents that reason
-SLIPS = 0.3  # share of their carries and borrows that are forgotten
+REASONED = 0.2  # share of documents that reason
+SLIPS = 0.4  # share of their carries and borrows that are forgotten
+GUESS = 20  # answers given at once are this far off at most
 TERSE = ("The answer is {answer}.", "{answer}", "<answer>\n{answer}\n</answer>", "It is {answer}.")
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -60,7 +61,7 @@ def document(problem: Problem, rng: random.Random) -> list[dict[str, str]]:
     if rng.random() < REASONED:
         answer = reasoned(problem, rng)
     else:
-        answer = rng.choice(TERSE).format(answer=problem.answer)
+        answer = rng.choice(TERSE).format(answer=max(0, problem.answer + rng.randint(-GUESS, GUESS)))
     return [{"role": "user", "content": problem.text}, {"role": "assistant", "content": answer}]
 
 

@@ -2,7 +2,7 @@
 
     python recipes/demo/problems.py --train 2000 --test 500 --seed 0 --output runs/demo/problems
 
-writes ``train.jsonl`` and ``test.jsonl`` (fields: problem, answer); no problem of one is in the other, nor in the corpus
+writes ``train.jsonl`` and ``held-out.jsonl`` (fields: problem, answer); no problem of one is in the other, nor in the corpus
 that the demo's base model was trained on, because the three are told apart by a hash of the problem's text.
 """
 
@@ -88,8 +88,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder of the two files")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    for split, count in (("train", arguments.train), ("test", arguments.test)):
-        with (arguments.output / f"{split}.jsonl").open("w") as file:
+    for split, name, count in (("train", "train", arguments.train), ("test", "held-out", arguments.test)):
+        with (arguments.output / f"{name}.jsonl").open("w") as file:
             for _, problem in zip(range(count), problems(split, arguments.seed), strict=False):
                 file.write(json.dumps({"problem": problem.text, "answer": str(problem.answer)}) + "\n")
 

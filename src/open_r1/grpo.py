@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         tokenizer, chat = load_chat(config)
         prompts = prepare_prompts(config, chat, runtime)
         if config.gold_check and runtime.is_main:
-            console.print(check_gold(prompts.rows, pool))
+            report = check_gold(prompts.rows, specs, pool=pool, seed=config.seed)
+            report.print(console)
+            report.raise_if_hopeless()
 
         policy = load_policy(config, runtime, tokenizer, chat)
         engine = build_engine(config, runtime, policy)
@@ -113,10 +115,10 @@ def prepare_prompts(config: GRPOConfig, chat: ChatFormat, runtime: Runtime) -> P
 
 def build_engine(config: GRPOConfig, runtime: Runtime, policy: Policy) -> Engine:
     """The engine that draws completions from the policy's own weights."""
-    pad = policy.tokenizer.pad_token_id
     return TransformersEngine(
         runtime.unwrap(policy.module).model,
-        pad_token_id=policy.stop_token_ids[0] if pad is None else pad,
+        # Never attended to; a tokenizer's own padding token may lie outside the model's embedding.
+        pad_token_id=policy.stop_token_ids[0],
         batch_size=config.generation_batch_size,
         device=runtime.device,
         dtype=runtime.autocast_dtype,

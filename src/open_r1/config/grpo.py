@@ -156,7 +156,7 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
     """Completions decoded at once by one process; unset decodes all of its share."""
 
     pack_length: PositiveInt | None = None
-    """Tokens of a training pack; unset is max_prompt_length + max_completion_length."""
+    """Tokens of a training pack, more where one sequence needs it; unset is chosen."""
 
     use_vllm: bool = False
     """Draw completions with vLLM instead of transformers."""

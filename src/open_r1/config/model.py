@@ -72,5 +72,7 @@ class ModelConfig(Settings):
                 "copy: small updates round away at low learning rates; leave it out for float32 weights"
             )
         if self.attn_implementation == "flash_attention_2":
-            lines.append("attn_implementation flash_attention_2 needs no flash-attn package here: see docs on kernels")
+            lines.append(
+                "attn_implementation flash_attention_2 means the fastest kernel here; flash-attn is not needed"
+            )
         return lines

@@ -1,8 +1,9 @@
 """Published keys that recipes carry and that change nothing here, and those that are accepted only where they ask for
 nothing.
 
-The first kind is accepted with any value and named once at the start, with the reason. The second kind would change
-what is trained; it is accepted with the values listed (the published defaults) and is an error otherwise.
+``NO_EFFECT`` is accepted with any value and named once at the start, with the reason. ``NOT_OFFERED`` would change what
+is trained; it is accepted with the values listed (the published defaults) and is an error otherwise. ``NOT_YET`` are
+settings that are read but not acted on so far, with what happens instead; who builds one takes it out.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ GRPO_NO_EFFECT = _by_name(
         "each step draws its own completions": "steps_per_generation",
         "evaluation draws as many completions as training": "num_generations_eval",
         "the engine manages its cache": "cache_implementation use_transformers_paged ds3_gather_for_generation",
-        "dropout is off": "disable_dropout",
+        "dropout is what the model and lora_dropout say": "disable_dropout",
         "there is no moving reference model": "ref_model_mixup_alpha ref_model_sync_steps",
         "nothing here calls that service": "e2b_router_url morph_router_url ioi_provider",
         "log-probabilities of the engine are used and compared with the trainer's": """
@@ -94,6 +95,13 @@ GRPO_NO_EFFECT = _by_name(
 )
 
 GENERATE_NO_EFFECT = _by_name({"it belongs to another server": "optimization_level"})
+
+TRAINING_NOT_YET = {
+    "use_vllm": "completions are drawn with transformers",
+    "push_to_hub": "the model stays in output_dir; upload it with: hf upload",
+    "torch_compile": "the model runs uncompiled",
+    "benchmarks": "run them on output_dir with: open-r1 evaluate",
+}
 
 TRAINING_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "use_cpu": (False, None),

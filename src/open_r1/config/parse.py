@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -24,20 +25,21 @@ class Parsed(Generic[Config]):
     origins: dict[str, str]
 
 
-def parse(cls: type[Config], argv: Sequence[str], *, prog: str) -> Parsed[Config]:
+def parse(cls: type[Config], argv: Sequence[str] | None = None, *, prog: str) -> Parsed[Config]:
     """The configuration that a command line asks for.
 
     ``--config file.yaml`` is read first, and flags override it. ``--help`` and ``--print_config`` print and exit.
 
     Args:
         cls: the configuration class.
-        argv: the words after the command.
+        argv: the words after the command; None takes those of this process.
         prog: the command as the person typed it, for the help.
 
     Raises:
         UserError: one line that names the setting, where it stands, and what to do.
         SystemExit: with status 0 after ``--help`` or ``--print_config``.
     """
+    argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         from open_r1.config.help import print_help
 
@@ -95,21 +97,20 @@ def build(cls: type[Config], *sources: Iterable[Given]) -> Parsed[Config]:
 
 
 def _take_controls(words: Words) -> tuple[Words, dict[str, str]]:
-    """Takes ``--config`` and ``--print_config`` out of a command line."""
+    """Takes ``--config`` and ``--print_config`` out of a command line; further words after them belong to no flag."""
     controls: dict[str, str] = {}
-    kept = []
+    kept, loose = [], words.loose
     for flag, values in words.flags:
         key = flag.replace("-", "_")
         if key == "config":
-            if len(values) != 1 or key in controls:
+            if not values or key in controls:
                 raise UserError("--config takes one YAML file")
-            controls[key] = values[0]
+            controls[key], loose = values[0], loose + values[1:]
         elif key == "print_config":
-            controls[key] = ""
-            words = Words(words.flags, words.loose + values)
+            controls[key], loose = "", loose + values
         else:
             kept.append((flag, values))
-    return Words(tuple(kept), words.loose), controls
+    return Words(tuple(kept), loose), controls
 
 
 def _named(cls: type[Settings], source: Iterable[Given]) -> dict[str, Given]:

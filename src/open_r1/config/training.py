@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED
+from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED, TRAINING_NOT_YET
 from open_r1.config.settings import (
     NonNegativeFloat,
     NonNegativeInt,
@@ -223,7 +223,7 @@ class OutputConfig(Settings):
         if self.do_eval and self.eval_strategy == "no":
             lines.append("do_eval evaluates nothing while eval_strategy is no: set eval_strategy to steps or epoch")
         if PUSH_CALLBACK in self.callbacks:
-            lines.append(f"callbacks {PUSH_CALLBACK} is done by push_to_hub with hub_strategy and hub_model_revision")
+            lines.append(f"callbacks {PUSH_CALLBACK} means push_to_hub with hub_strategy and hub_model_revision")
         return lines
 
 
@@ -252,6 +252,7 @@ class TrainingConfig(OptimizerConfig, OutputConfig, HubConfig, PublishedSettings
     """Training"""
 
     NO_EFFECT: ClassVar[Mapping[str, str]] = TRAINING_NO_EFFECT
+    NOT_YET: ClassVar[Mapping[str, str]] = TRAINING_NOT_YET
     NOT_OFFERED: ClassVar[Mapping[str, tuple[Any, ...]]] = TRAINING_NOT_OFFERED
 
 

@@ -40,7 +40,7 @@ class AnswerFiles:
             raise UserError(f"{output} is there already and has no manifest of open-r1 generate: {_HOW_ON}")
         if earlier is not None and (changed := changed_settings(earlier["settings"], settings)):
             raise UserError(f"{output} holds answers made with other settings ({changed}): {_HOW_ON}")
-        self._manifest = earlier or {"settings": dict(settings), "seconds": 0.0}
+        self._manifest = earlier or {"settings": dict(settings)}
         output.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.manifest, self._manifest)
 
@@ -58,7 +58,7 @@ class AnswerFiles:
     @property
     def seconds(self) -> float:
         """What earlier starts took."""
-        return self._manifest["seconds"]
+        return self._manifest.get("counts", {}).get("seconds", 0.0)
 
     def earlier(self) -> list[tuple[Record, bool]]:
         """The answers of earlier starts, without their texts, each with whether it is kept."""
@@ -77,7 +77,7 @@ class AnswerFiles:
 
     def describe(self, facts: Mapping[str, Any], tally: Tally) -> None:
         """Writes the manifest anew, with ``facts`` and the counts so far."""
-        self._manifest |= {**facts, "counts": asdict(tally), "seconds": tally.seconds}
+        self._manifest |= {**facts, "counts": asdict(tally)}
         write_json(self.manifest, self._manifest)
 
     def sort(self, order: Mapping[str, int]) -> None:

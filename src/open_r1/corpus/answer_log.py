@@ -90,9 +90,8 @@ def sort_log(path: Path, order: Mapping[str, int]) -> None:
     Answers arrive in the order in which they were finished, which differs after a resumption; sorted, the file is the
     same however often the run was stopped.
     """
-    lines: list[tuple[tuple[int, int], int]] = []
-    for offset, record in read_log(path):
-        lines.append(((order.get(record["id"], len(order)), record["sample"]), offset))
+    last = max(order.values(), default=0) + 1
+    lines = [((order.get(record["id"], last), record["sample"]), offset) for offset, record in read_log(path)]
     if all(before[0] <= after[0] for before, after in pairwise(lines)):
         return
     temporary = path.with_name(f".{path.name}.partial")

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from open_r1.config import GenerateConfig
 from open_r1.corpus.answer_files import AnswerFiles
-from open_r1.corpus.answer_log import Record
+from open_r1.corpus.answer_log import Key, Record
 from open_r1.corpus.prompts import Prompt, read_prompts
 from open_r1.corpus.tally import Tally
 from open_r1.data.bad_rows import BadRow, BadRows
@@ -60,24 +60,18 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
     asked = _encode(model, prompts, bad_rows)
     bad_rows.report(console, len(rows))
     bad_rows.raise_if_all(len(rows))
-    samples = config.num_generations
-    order = {entry.prompt.id: entry.prompt.row for entry in asked}
     facts = {
         "dataset": [config.dataset, config.dataset_config, config.dataset_split],
         "model": model.name,
-        "num_generations": samples,
+        "num_generations": config.num_generations,
         "rows": len(rows),
         "bad_rows": dict(bad_rows.counts),
     }
     with _verifiers(asked, config, console) as verifiers:
         files = AnswerFiles(output_path(config), settings_of(model, config), overwrite=config.overwrite_output)
-        tally = Tally(prompts=len(asked), asked=len(asked) * samples, seconds=files.seconds)
+        tally = Tally(len(asked), len(asked) * config.num_generations, seconds=files.seconds)
         with files:
-            done = set()
-            for record, kept in files.earlier():
-                if record["id"] in order and record["sample"] < samples:
-                    done.add((record["id"], record["sample"]))
-                    tally.add(record, kept)
+            done = _count_earlier(files, asked, config, tally)
             began = time.monotonic()
             try:
                 with AnswerMeter(console, files.output.name, total=tally.asked, done=tally.answered) as meter:
@@ -89,7 +83,7 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
             finally:
                 tally.seconds = round(tally.seconds + time.monotonic() - began, 1)
                 files.describe(facts, tally)
-        files.sort(order)
+        files.sort({entry.prompt.id: entry.prompt.row for entry in asked})
     return tally
 
 
@@ -157,10 +151,21 @@ def _verifiers(asked: Sequence[_Asked], config: GenerateConfig, console: Console
         yield pool
 
 
+def _count_earlier(files: AnswerFiles, asked: Sequence[_Asked], config: GenerateConfig, tally: Tally) -> set[Key]:
+    """Counts what earlier starts drew of what is asked now, and returns which answers those are."""
+    ids = {entry.prompt.id for entry in asked}
+    done = set()
+    for record, kept in files.earlier():
+        if record["id"] in ids and record["sample"] < config.num_generations:
+            done.add((record["id"], record["sample"]))
+            tally.add(record, kept)
+    return done
+
+
 def _draw(
     model: ChatModel,
     asked: Sequence[_Asked],
-    done: set[tuple[str, int]],
+    done: set[Key],
     config: GenerateConfig,
     verifiers: Verifiers | None,
 ) -> Iterator[tuple[Prompt, Answer]]:

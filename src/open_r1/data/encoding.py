@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,8 +77,10 @@ class Encoder:
         return positions[:-1], byte
 
     def _normalized(self, text: str) -> str:
-        normalizer = self._backend.normalizer
-        return normalizer.normalize_str(text) if normalizer is not None else text
+        normalizer = self._backend.normalizer  # none or NFC, where lengths are used
+        if normalizer is None or unicodedata.is_normalized("NFC", text):
+            return text
+        return normalizer.normalize_str(text)
 
     def _with_offsets(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]]

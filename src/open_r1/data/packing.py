@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 
 Overlong = Literal["split", "truncate", "drop"]
+SHORT = 32
+"""Sequences of at most this part of a pack are shared out at random instead of by length."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def plan(
     batch_size: int = 1,
     targets: np.ndarray | None = None,
 ) -> PackPlan:
-    """Plans the packs of one epoch. The number of packs is the same in every epoch; what shares one is not.
+    """Plans the packs of one epoch. What shares a pack differs between epochs, and so may their number, by a few.
 
     Args:
         lengths: int [N], tokens of each sequence.
@@ -85,7 +87,7 @@ def plan(
     rng = np.random.default_rng([seed, epoch])
     segments = segments[rng.permutation(len(segments))]
     if packing:
-        pack_of = pack_numbers(segments[:, 2] - segments[:, 1], budget)
+        pack_of = _mixed_pack_numbers(segments[:, 2] - segments[:, 1], budget)
         sizes = np.bincount(pack_of)
         rank = rng.permutation(len(sizes))
         segments = segments[np.argsort(rank[pack_of], kind="stable")]
@@ -115,6 +117,29 @@ def _segments(lengths: np.ndarray, budget: int, overlong: Overlong) -> tuple[np.
     return np.stack([sequence, start, np.minimum(start + budget, lengths[sequence])], axis=1), counts
 
 
+def _mixed_pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
+    """Best fit for the long items; short ones fill up what is left, then further packs, in the order given.
+
+    Best fit alone puts items of one length together, and where hundreds share a pack, a step would see nothing but
+    answers of one length. Filling up in a random order wastes less than one short item a pack.
+    """
+    short = lengths <= budget // SHORT
+    pack_of = np.empty(len(lengths), np.int64)
+    pack_of[~short] = pack_numbers(lengths[~short], budget)
+    rooms = budget - np.bincount(pack_of[~short], weights=lengths[~short]).astype(np.int64)
+    ends = np.cumsum(lengths[short])
+    numbers = np.empty(len(ends), np.int64)
+    placed = pack = 0
+    while placed < len(ends):
+        room = rooms[pack] if pack < len(rooms) else budget
+        before = ends[placed - 1] if placed else 0
+        last = int(np.searchsorted(ends, before + room, side="right"))
+        numbers[placed:last] = pack
+        placed, pack = last, pack + 1
+    pack_of[short] = numbers
+    return pack_of
+
+
 def best_fit(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     """The packs that `pack_numbers` makes, each as the int64 indices of its items."""
     pack_of = pack_numbers(lengths, budget)
@@ -136,48 +161,54 @@ def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
     Raises:
         ValueError: an item is empty or does not fit into a pack.
     """
-    if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= budget:
+    if not len(lengths):
+        return np.empty(0, np.int64)
+    if not 1 <= lengths.min() <= lengths.max() <= budget:
         raise ValueError(f"items of {lengths.min()} to {lengths.max()} tokens do not fit into packs of {budget}")
     pack_of = np.empty(len(lengths), np.int64)
     order = np.argsort(-lengths, kind="stable")
     distinct, firsts = np.unique(-lengths[order], return_index=True)
-    groups = np.split(order, firsts[1:])
-
-    rooms: dict[int, list[np.ndarray]] = {}  # packs by the room that is left in them
-    open_rooms = 0  # bit r is set where rooms[r] is not empty: the smallest sufficient one is the lowest bit from L on
-    packs = 0
-
-    def put(room: int, members: np.ndarray) -> None:
-        nonlocal open_rooms
-        if room and len(members):
-            rooms.setdefault(room, []).append(members)
-            open_rooms |= 1 << room
-
-    for length, items in zip((-distinct).tolist(), groups, strict=True):
-        placed = 0
-        while placed < len(items):
-            fitting = open_rooms >> length
-            if fitting:
-                room = length + (fitting & -fitting).bit_length() - 1
-                available = rooms[room].pop()
-                if not rooms[room]:
-                    open_rooms &= ~(1 << room)
-            else:
-                room = budget
-                needed = -(-(len(items) - placed) // (budget // length))
-                available = np.arange(packs, packs + needed)
-                packs += needed
+    open_packs = _OpenPacks(budget)
+    for length, items in zip((-distinct).tolist(), np.split(order, firsts[1:]), strict=True):
+        while len(items):
+            room, packs = open_packs.take(length, len(items))
             each = room // length  # a pack that takes one item is then the best fit for the next, until it is full
-            filled, rest = divmod(min(len(items) - placed, each * len(available)), each)
-            now = items[placed : placed + filled * each + rest]
-            pack_of[now] = np.repeat(available, each)[: len(now)]
-            placed += len(now)
-            put(room - each * length, available[:filled])
-            if rest:
-                put(room - rest * length, available[filled : filled + 1])
-                filled += 1
-            put(room, available[filled:])
+            now, items = np.split(items, [each * len(packs)])
+            pack_of[now] = np.repeat(packs, each)[: len(now)]
+            filled, rest = divmod(len(now), each)
+            open_packs.put(room - each * length, packs[:filled])
+            open_packs.put(room - rest * length, packs[filled : filled + 1])
+            open_packs.put(room, packs[filled + 1 :])
     return pack_of
+
+
+class _OpenPacks:
+    """Packs by the room that is left in them."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._made = 0
+        self._by_room: dict[int, list[np.ndarray]] = {}
+        self._rooms = 0  # bit r is set where there are packs with room r
+
+    def take(self, length: int, items: int) -> tuple[int, np.ndarray]:
+        """Packs, all with the same room: the least that is enough for ``length``, or new ones for ``items`` items."""
+        fitting = self._rooms >> length
+        if not fitting:
+            needed = -(-items // (self._budget // length))
+            self._made += needed
+            return self._budget, np.arange(self._made - needed, self._made)
+        room = length + (fitting & -fitting).bit_length() - 1
+        packs = self._by_room[room].pop()
+        if not self._by_room[room]:
+            self._rooms ^= 1 << room
+        return room, packs
+
+    def put(self, room: int, packs: np.ndarray) -> None:
+        """Gives back packs with ``room`` left in each."""
+        if room and len(packs):
+            self._by_room.setdefault(room, []).append(packs)
+            self._rooms |= 1 << room
 
 
 @dataclass(frozen=True)
@@ -216,6 +247,8 @@ def overlong_report(lengths: np.ndarray, budget: int) -> OverlongReport:
 
 def announce(sample_lengths: np.ndarray, budget: int, overlong: Overlong) -> str:
     """What will happen to sequences longer than ``budget``, told from a sample of their lengths."""
+    if not len(sample_lengths):
+        return "none of the rows sampled can be used"
     report = overlong_report(sample_lengths, budget)
     sample = f"{report.measured:,} rows sampled: median {report.median:,} tokens, longest {report.longest:,}"
     if report.share_over == 0:

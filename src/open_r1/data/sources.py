@@ -88,7 +88,11 @@ def _from_file(path: Path, split: str | None) -> Dataset:
 
 def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset | DatasetDict:
     if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        return _of_saved(load_from_disk(str(path)), split)
+        try:
+            saved = load_from_disk(str(path))
+        except IndexError as error:  # what the library makes of a set that was saved without rows
+            raise UserError(f"{path} has no rows") from error
+        return _of_saved(saved, split)
     files = [file for file in path.rglob("*") if not any(part[0] == "." for part in file.relative_to(path).parts)]
     readers = {reader for file in files if (reader := _reader(file)) and file.is_file()}
     if not readers:

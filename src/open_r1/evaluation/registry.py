@@ -35,14 +35,13 @@ class TaskSource:
         from open_r1.data.sources import load_rows  # brings the datasets library, which listing the tasks does not need
 
         source = self.path or self.task.hub_id
-        if self.path:
-            rows = load_rows(self.path, split=self.task.split)
-        else:
-            rows = load_rows(source, self.task.hub_config, self.task.split)
+        try:
+            rows = load_rows(source, None if self.path else self.task.hub_config, self.task.split)
+        except UserError as error:
+            hint = "" if self.path else f"; --tasks {self.task.name}=path.jsonl takes a local copy"
+            raise UserError(f"task {self.task.name}: {error}{hint}") from error
         if limit is not None:
             rows = rows.select(range(min(limit, len(rows))))
-        if not len(rows):
-            raise UserError(f"task {self.task.name}: {source} holds no problems")
         return self.task.problems(rows, rows.column_names, source)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from rich import box
 from rich.table import Table
 
 from open_r1.config import EvaluateConfig
@@ -78,20 +79,20 @@ def write_results(path: Path, model: ChatModel, results: Sequence[TaskResult], c
 
 
 def results_table(results: Sequence[TaskResult]) -> Table:
-    """The results as a table for a terminal; shares in per cent."""
-    table = numbers_table(
-        ["task"], ["problems", "samples", "pass@1", "95 % interval", "truncated", "mean tokens", "unverified", "time"]
-    )
+    """The results as a table that fits a terminal of 80 columns."""
+    table = numbers_table(["task"], ["answers", "pass@1", "95 % interval", "truncated", "tokens", "time"])
+    table.box, table.pad_edge, table.show_edge = box.SIMPLE_HEAD, False, False
     for result in results:
         table.add_row(
             result.task,
-            str(result.problems),
-            str(result.samples),
+            f"{result.problems} × {result.samples}",
             percent(result.pass_at_1),
             interval(result.low, result.high),
             percent(result.truncated),
             f"{result.mean_tokens:,.0f}",
-            str(result.unverified),
             clock(result.seconds),
         )
+    unverified = [f"{result.task} {result.unverified}" for result in results if result.unverified]
+    if unverified:
+        table.caption = f"could not be verified and count as not right: {', '.join(unverified)}"
     return table

@@ -5,6 +5,7 @@ Shape suffixes: U different prompts of a prefill, T their longest, M rows that j
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -88,28 +89,29 @@ class Decoder:
         wanted = min(share, sum(map(len, self.waiting[-share:])))
         return self.max_rows - len(self.rows) >= max(wanted, len(self.waiting[-1]))
 
-    def _join(self) -> None:
-        first = len(self.rows)
+    def _take(self) -> list[Request]:
+        """The bundles that fit into the free rows."""
+        free = self.max_rows - len(self.rows)
         requests: list[Request] = []
-        while self.waiting and first + len(requests) + len(self.waiting[-1]) <= self.max_rows:
+        while self.waiting and len(requests) + len(self.waiting[-1]) <= free:
             requests += self.waiting.pop()
+        return requests
+
+    def _join(self) -> None:
+        first, requests = len(self.rows), self._take()
         self.rows.join(requests)
-        index_of: dict[tuple[int, ...], int] = {}
-        for request in requests:
-            index_of.setdefault(request.prompt_ids, len(index_of))
-        source = [index_of[request.prompt_ids] for request in requests]
-        prompts = list(index_of)
-        logits_UV = []
-        begin = 0
-        while begin < len(prompts):
-            end = min(len(prompts), begin + max(1, PREFILL_TOKENS // len(prompts[begin])))
-            logits, prefilled = self._prefill(prompts[begin:end])
-            logits_UV.append(logits)
-            members = [index for index in source if begin <= index < end]
-            self.cache.join(prefilled, self._tensor([m - begin for m in members]), [len(prompts[m]) for m in members])
-            begin = end
-        logits_MV = torch.cat(logits_UV)[self._tensor(source)]
-        self.rows.append(*sample(logits_MV, self.rows.next_uniforms(first), self.params), first)
+        prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
+        repeats = Counter(request.prompt_ids for request in requests)
+        logits = []
+        while prompts:
+            share = prompts[: max(1, PREFILL_TOKENS // len(prompts[0]))]
+            del prompts[: len(share)]
+            logits_UV, prefilled = self._prefill(share)
+            source = [index for index, prompt in enumerate(share) for _ in range(repeats[prompt])]
+            source_M = self._tensor(source)
+            self.cache.join(prefilled, source_M, [len(share[index]) for index in source])
+            logits.append(logits_UV[source_M])
+        self.rows.append(*sample(torch.cat(logits), self.rows.next_uniforms(first), self.params), first)
 
     def _prefill(self, prompts: Sequence[tuple[int, ...]]) -> tuple[Tensor, DynamicCache]:
         """Logits after each prompt [U, V], and the cache of the prompts, padded on the left."""

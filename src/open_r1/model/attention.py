@@ -4,106 +4,51 @@ A model loaded with ``attn_implementation="open_r1"`` calls `attention_forward` 
 (``documents`` among the keyword arguments) attention stays within each sequence; without one, as in generation with a
 KV cache, it is `transformers`' own SDPA with its usual mask.
 
-The kernel is chosen at run time (`choose_kernel`):
-
-* ``fa4``: flash-attn-4, where it is installed and the chip is Hopper or newer.
-* ``varlen``: torch's own `varlen_attn` (FlashAttention-2 kernels) on other CUDA chips, in bf16 or fp16.
-* ``documents``: SDPA over sequences of similar length, everywhere else. It computes what a dense document mask
-  computes, at the cost of the sequences instead of the cost of the square of the pack.
+The kernel is chosen at run time, by `open_r1.model.kernels.choose_kernel`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
-from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from open_r1.data.pack import Pack
 from open_r1.errors import UserError
+from open_r1.model.kernels import (
+    Documents,
+    cached_softcapped_attention,
+    causal_band,
+    choose_kernel,
+    documents_attention,
+    flash_attention_4,
+    group_sequences,
+    varlen_attention,
+)
 
 NAME = "open_r1"
-# Sequences are computed together when padding them to the longest wastes at most this share.
-PADDING_SHARE = 0.25
 UNSUPPORTED = ("s_aux", "position_bias")
+SEPARABLE_LAYERS = {"full_attention", "sliding_attention"}
 
 
-@dataclass(frozen=True)
-class Documents:
-    """Where the sequences of a pack lie.
+def can_replace_attention(model: PreTrainedModel) -> bool:
+    """Whether the kernels here compute what the model's own attention computes: all that SDPA can, and softcapping."""
+    softcapping = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return type(model)._can_set_attn_implementation() and (model._supports_sdpa or softcapping)
 
-    Attributes:
-        cu_seqlens: int32 [S + 1] on the model's device.
-        max_length: tokens of the longest sequence.
-        groups: for the ``documents`` kernel; each group is an int64 [N, L] of token indices, N sequences of L tokens
-            padded at the right by repeating the last index, and the boolean [N, L] of what is not padding (None: all).
+
+def keeps_sequences_apart(model: PreTrainedModel) -> bool:
+    """Whether a mask and position ids are enough to keep the sequences of a pack apart in this model.
+
+    They are not where other layers carry something from token to token (convolutions, linear attention, state-space
+    layers), or where the model's code does not take its attention from `transformers`' interface.
     """
-
-    cu_seqlens: Tensor
-    max_length: int
-    groups: tuple[tuple[Tensor, Tensor | None], ...] = ()
-
-
-def group_sequences(lengths: tuple[int, ...], device: torch.device) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    """Groups the sequences of a pack by similar length; see `Documents.groups`."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    order = sorted(range(len(lengths)), key=lambda s: -lengths[s])
-    groups = []
-    first = 0
-    while first < len(order):
-        longest, total, last = lengths[order[first]], 0, first
-        while last < len(order):
-            with_next = total + lengths[order[last]]
-            if with_next < (1 - PADDING_SHARE) * longest * (last - first + 1):
-                break
-            total, last = with_next, last + 1
-        members = order[first:last]
-        offset = torch.arange(longest)
-        length_n = torch.tensor([lengths[s] for s in members])[:, None]
-        index = torch.tensor([starts[s] for s in members])[:, None] + torch.minimum(offset, length_n - 1)
-        valid = None if total == longest * len(members) else (offset < length_n).to(device)
-        groups.append((index.to(device), valid))
-        first = last
-    return tuple(groups)
-
-
-@cache
-def _varlen_causal_arguments() -> dict[str, Any] | None:
-    """How this torch's `varlen_attn` is told to be causal (the argument has changed with time); None: absent."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    parameters = inspect.signature(varlen_attn).parameters
-    return {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
-
-
-@cache
-def has_flash_attention_4() -> bool:
-    """Whether the flash-attn-4 wheel is there (its module is `flash_attn.cute`)."""
-    try:
-        return importlib.util.find_spec("flash_attn.cute") is not None
-    except (ImportError, ValueError):
-        return False
-
-
-def choose_kernel(device: torch.device, dtype: torch.dtype) -> str:
-    """The attention kernel for training on ``device`` in ``dtype``: "fa4", "varlen" or "documents"."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
-        return "documents"
-    if has_flash_attention_4() and torch.cuda.get_device_capability(device)[0] >= 9:
-        return "fa4"
-    return "varlen" if _varlen_causal_arguments() is not None else "documents"
+    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ())
+    return kinds <= SEPARABLE_LAYERS and not model._is_stateful and type(model)._can_set_attn_implementation()
 
 
 def attention_arguments(config: PreTrainedConfig, pack: Pack, dtype: torch.dtype) -> dict[str, Any]:
@@ -138,7 +83,7 @@ def document_mask(pack: Pack, window: int | None = None) -> Tensor:
     lengths = torch.tensor(pack.lengths, device=device)
     sequence_T = torch.repeat_interleave(torch.arange(len(pack.lengths), device=device), lengths)
     allowed_TT = sequence_T[:, None] == sequence_T[None, :]
-    return (allowed_TT & _causal_band(len(pack), window or len(pack), device))[None, None]
+    return (allowed_TT & causal_band(len(pack), window or len(pack), device))[None, None]
 
 
 def attention_forward(
@@ -167,137 +112,30 @@ def attention_forward(
     Raises:
         UserError: for attention that these kernels cannot express (sinks, position bias).
     """
+    for name in UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} uses {name}, which these kernels do not have; set --attn_implementation eager"
+            )
     if documents is None and softcap is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    for name in UNSUPPORTED:
-        if kwargs.get(name) is not None:
-            raise UserError(
-                f"{type(module).__name__} uses {name}, not possible in packs; set --attn_implementation eager"
-            )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if documents is None:
-        return _cached_softcapped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
+        return cached_softcapped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
+    if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
+        query, key, value = (tensor.to(torch.get_autocast_dtype(query.device.type)) for tensor in (query, key, value))
     kernel = choose_kernel(query.device, query.dtype)
     if softcap is not None or dropout > 0.0 or kernel == "documents":
-        groups = documents.groups or group_sequences(_lengths(documents), query.device)
-        output = _documents_attention(query[0], key[0], value[0], groups, scale, dropout, sliding_window, softcap)
+        groups = documents.groups or group_sequences(tuple(documents.cu_seqlens.diff().tolist()), query.device)
+        output = documents_attention(query[0], key[0], value[0], groups, scale, dropout, sliding_window, softcap)
         return output[None], None
 
     query_THD, key_THD, value_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     window = (sliding_window - 1, 0) if sliding_window else None
-    run = _flash_attention_4 if kernel == "fa4" else _varlen_attention
+    run = flash_attention_4 if kernel == "fa4" else varlen_attention
     return run(query_THD, key_THD, value_THD, documents, scale, window)[None], None
-
-
-def _lengths(documents: Documents) -> tuple[int, ...]:
-    return tuple(documents.cu_seqlens.diff().tolist())
-
-
-def _flash_attention_4(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float, window: tuple[int, int] | None
-) -> Tensor:
-    from flash_attn.cute import flash_attn_varlen_func
-
-    output = flash_attn_varlen_func(
-        query,
-        key,
-        value,
-        cu_seqlens_q=documents.cu_seqlens,
-        cu_seqlens_k=documents.cu_seqlens,
-        max_seqlen_q=documents.max_length,
-        max_seqlen_k=documents.max_length,
-        softmax_scale=scale,
-        causal=True,
-        window_size=window or (None, None),
-    )
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float, window: tuple[int, int] | None
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    causal = dict(_varlen_causal_arguments() or {})
-    if window is not None:
-        causal["window_size"] = window
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:  # `enable_gqa` came only after 2.11
-        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    cu_seqlens, longest = documents.cu_seqlens, documents.max_length
-    return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=scale, **causal)
-
-
-def _documents_attention(
-    query_HTD: Tensor,
-    key_HTD: Tensor,
-    value_HTD: Tensor,
-    groups: tuple[tuple[Tensor, Tensor | None], ...],
-    scale: float,
-    dropout: float,
-    sliding_window: int | None,
-    softcap: float | None,
-) -> Tensor:
-    """Causal attention within each sequence, by groups of similar length; [T, H, D].
-
-    Padding stands at the right, where a causal query never looks, so it needs no mask.
-    """
-    heads, tokens, _ = query_HTD.shape
-    repeats = heads // key_HTD.shape[0]
-    output_THD = query_HTD.new_empty(tokens, heads, value_HTD.shape[-1])
-    parts, places = [], []
-    for index_NL, valid_NL in groups:
-        count, length = index_NL.shape
-        flat = index_NL.reshape(-1)
-        q, k, v = (
-            tensor.index_select(1, flat).view(tensor.shape[0], count, length, -1).transpose(0, 1)
-            for tensor in (query_HTD, key_HTD, value_HTD)
-        )
-        if repeats > 1:
-            k, v = (tensor.repeat_interleave(repeats, dim=1) for tensor in (k, v))
-        if softcap is not None:
-            band = _causal_band(length, sliding_window or length, q.device)
-            attended = _softcapped_attention(q, k, v, band, scale, dropout, softcap)
-        elif sliding_window is not None and sliding_window < length:
-            band = _causal_band(length, sliding_window, q.device)
-            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=band, dropout_p=dropout, scale=scale)
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout, scale=scale)
-        attended = attended.transpose(1, 2).reshape(count * length, heads, -1)
-        if valid_NL is not None:
-            keep = valid_NL.reshape(-1)
-            attended, flat = attended[keep], flat[keep]
-        parts.append(attended)
-        places.append(flat)
-    return output_THD.index_copy(0, torch.cat(places), torch.cat(parts))
-
-
-def _causal_band(length: int, window: int, device: torch.device) -> Tensor:
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < window)
-
-
-def _softcapped_attention(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, scale: float, dropout: float, softcap: float
-) -> Tensor:
-    """Attention with scores softcap · tanh(score / softcap) (Gemma 2), which SDPA does not have."""
-    scores = torch.tanh(query @ key.transpose(-1, -2) * (scale / softcap)) * softcap
-    weights = torch.softmax(scores.float().masked_fill(~allowed, torch.finfo(torch.float32).min), dim=-1)
-    return F.dropout(weights.to(value.dtype), dropout) @ value
-
-
-def _cached_softcapped_attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float
-) -> Tensor:
-    """Softcapped attention in generation: ``mask`` is SDPA's boolean one, or None where plain causality will do."""
-    queries, keys, repeats = query.shape[-2], key.shape[-2], query.shape[1] // key.shape[1]
-    if mask is None:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
-    key, value = (tensor.repeat_interleave(repeats, dim=1) for tensor in (key, value))
-    return _softcapped_attention(query, key, value, mask, scale, dropout, softcap).transpose(1, 2)
 
 
 AttentionInterface.register(NAME, attention_forward)

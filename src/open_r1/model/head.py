@@ -39,10 +39,13 @@ class LogitTransform:
 
     @classmethod
     def of(cls, config: Any) -> LogitTransform:
-        """Read from a `transformers` configuration (Gemma 2/3: softcap; Cohere: multiplies; Granite: divides)."""
-        scale = float(getattr(config, "logit_scale", None) or 1.0)
-        if divisor := getattr(config, "logits_scaling", None):
-            scale /= float(divisor)
+        """Read from a `transformers` configuration.
+
+        Gemma has a softcap; Cohere, Falcon-H1 and HyperCLOVA X multiply, Granite divides by the same name.
+        """
+        scale = float(getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0)
+        if scaling := getattr(config, "logits_scaling", None):
+            scale *= scaling if config.model_type == "hyperclovax" else 1.0 / scaling
         return cls(scale, getattr(config, "final_logit_softcapping", None))
 
 

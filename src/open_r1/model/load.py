@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from open_r1.errors import UserError
 from open_r1.model.attention import NAME as PACKED_ATTENTION
+from open_r1.model.attention import can_replace_attention
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 # Names of rival kernels: the rule in `attention.choose_kernel` covers what they stand for.
@@ -65,7 +66,7 @@ def load_model(
             trust_remote_code=trust_remote_code,
             **kwargs,
         )
-    if packed and type(model)._can_set_attn_implementation():
+    if packed and can_replace_attention(model):
         model.set_attn_implementation(PACKED_ATTENTION)
     return model
 

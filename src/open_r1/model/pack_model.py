@@ -7,12 +7,13 @@ weights.
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from open_r1.data.pack import Pack
-from open_r1.model.attention import attention_arguments
+from open_r1.model.attention import attention_arguments, keeps_sequences_apart
 from open_r1.model.head import LogitTransform, TokenLogprobs, target_logprobs
+from open_r1.model.kernels import group_sequences
 
 
 class PackModel(nn.Module):
@@ -26,6 +27,7 @@ class PackModel(nn.Module):
         super().__init__()
         self.model = model
         self._transform = LogitTransform.of(self.causal_lm.config)
+        self._separable = keeps_sequences_apart(self.causal_lm)
 
     @property
     def causal_lm(self) -> PreTrainedModel:
@@ -34,6 +36,21 @@ class PackModel(nn.Module):
 
     def forward(self, pack: Pack, temperature: float = 1.0, entropy: bool = False) -> TokenLogprobs:
         """Log-probabilities [K] of the targets under softmax(logits / temperature), and their entropy if asked."""
+        causal_lm = self.causal_lm
+        hidden_TD = self._hidden(pack) if self._separable else self._hidden_by_rows(pack)
+        # Target t is predicted from the hidden state at t - 1.
+        hidden_KD = hidden_TD.index_select(0, pack.target_index - 1)
+        return target_logprobs(
+            hidden_KD,
+            causal_lm.get_output_embeddings(),
+            pack.input_ids.index_select(0, pack.target_index),
+            temperature=temperature,
+            transform=self._transform,
+            entropy=entropy,
+        )
+
+    def _hidden(self, pack: Pack) -> Tensor:
+        """Hidden states [T, D] of the whole pack as one row."""
         causal_lm = self.causal_lm
         device = pack.input_ids.device
         autocast = torch.is_autocast_enabled(device.type)
@@ -44,13 +61,15 @@ class PackModel(nn.Module):
             use_cache=False,
             **attention_arguments(causal_lm.config, pack, dtype),
         )
-        # Target t is predicted from the hidden state at t - 1.
-        hidden_KD = output.last_hidden_state[0].index_select(0, pack.target_index - 1)
-        return target_logprobs(
-            hidden_KD,
-            causal_lm.get_output_embeddings(),
-            pack.input_ids.index_select(0, pack.target_index),
-            temperature=temperature,
-            transform=self._transform,
-            entropy=entropy,
-        )
+        return output.last_hidden_state[0]
+
+    def _hidden_by_rows(self, pack: Pack) -> Tensor:
+        """Hidden states [T, D] with the sequences as rows of batches, padded at the right, where nothing looks."""
+        parts, places = [], []
+        for index_NL, valid_NL in group_sequences(pack.lengths, pack.input_ids.device):
+            output = self.causal_lm.base_model(input_ids=pack.input_ids[index_NL], use_cache=False)
+            valid_NL = torch.ones_like(index_NL, dtype=torch.bool) if valid_NL is None else valid_NL
+            parts.append(output.last_hidden_state[valid_NL])
+            places.append(index_NL[valid_NL])
+        hidden_TD = torch.cat(parts)
+        return hidden_TD.new_empty(hidden_TD.shape).index_copy(0, torch.cat(places), hidden_TD)

@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from open_r1.files import read_json
-from open_r1.pipeline.manifest import MANIFEST, STARTED, Identity, changed_output, identity
+from open_r1.pipeline.manifest import MANIFEST, STARTED, Identity, Seen, changed_output, find_inputs, identity, look_at
 from open_r1.pipeline.settings import written_settings
 from open_r1.pipeline.spec import Pipeline, Stage
 
@@ -25,6 +25,7 @@ class Decision:
 
     Attributes:
         identity: of what the stage would write now.
+        seen: its inputs.
         replaces: the stage's folder holds something else, which has to be moved away first.
     """
 
@@ -32,6 +33,7 @@ class Decision:
     action: Action
     reason: str
     identity: Identity
+    seen: dict[str, Seen]
     replaces: bool = False
 
 
@@ -43,10 +45,12 @@ def decide(pipeline: Pipeline, stage: Stage, redone: Collection[str] = (), *, fo
         force: do it anew although nothing changed.
     """
     folder = pipeline.folder(stage)
-    made = identity(pipeline, stage, written_settings(pipeline, stage))
     manifest, started = read_json(folder / MANIFEST), read_json(folder / STARTED)
+    settings = written_settings(pipeline, stage)
+    seen = look_at(find_inputs(pipeline, stage, settings), (manifest or started or {}).get("inputs") or {})
+    made = identity(pipeline, stage, settings, seen)
     occupied = folder.is_dir() and any(folder.iterdir())
-    anew = Decision(stage, Action.RUN, "not done yet", made, replaces=occupied)
+    anew = Decision(stage, Action.RUN, "not done yet", made, seen, replaces=occupied)
     if force:
         return replace(anew, reason="asked for by --from")
     if not occupied:
@@ -61,7 +65,7 @@ def decide(pipeline: Pipeline, stage: Stage, redone: Collection[str] = (), *, fo
         return replace(anew, reason=f"stopped in the middle, and {changed}")
     if stage.kind == "script":
         return replace(anew, reason="stopped in the middle; a script starts anew", replaces=False)
-    return Decision(stage, Action.RESUME, "stopped in the middle", made)
+    return replace(anew, action=Action.RESUME, reason="stopped in the middle", replaces=False)
 
 
 def _decide_done(anew: Decision, manifest: dict, folder: Path) -> Decision:
@@ -71,4 +75,5 @@ def _decide_done(anew: Decision, manifest: dict, folder: Path) -> Decision:
     lost = changed_output(folder, manifest.get("outputs") or {})
     if lost:
         return replace(anew, reason=f"its {lost} is missing or changed")
-    return Decision(anew.stage, Action.SKIP, f"done on {manifest.get('started', '?')}", anew.identity)
+    started = str(manifest.get("started", "")).replace("T", " ")[:16]
+    return replace(anew, action=Action.SKIP, reason=f"done {started}", replaces=False)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -49,23 +49,47 @@ class Identity:
         for part in ("kind", "run", "launcher"):
             if recorded.get(part) != getattr(self, part):
                 return f"{part} changed"
-        for part, what in (("settings", "{} changed"), ("inputs", "{} changed"), ("upstream", "{} was redone")):
-            names = _different_keys(recorded.get(part) or {}, getattr(self, part))
-            if names:
-                more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-                return what.format(", ".join(names[:3]) + more)
-        return None
+        old = recorded.get("settings") or {}
+        changes = [_change(name, old, self.settings) for name in _different_keys(old, self.settings)]
+        changes = changes or [f"{name} changed" for name in _different_keys(recorded.get("inputs") or {}, self.inputs)]
+        stale = _different_keys(recorded.get("upstream") or {}, self.upstream)
+        changes = changes or [f"{name} was redone" for name in stale]
+        more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
+        return ", ".join(changes[:3]) + more or None
 
 
-def identity(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -> Identity:
-    """The identity that ``stage`` has now; ``settings`` are its own, recipe included, references not filled in."""
+@dataclass(frozen=True)
+class Seen:
+    """An input as it was when it was read: its digest, and the sizes and times of its files as one short text."""
+
+    digest: str
+    stamp: str
+
+
+def look_at(names: Iterable[str], known: Mapping[str, Any]) -> dict[str, Seen]:
+    """The inputs as they are; what has the stamp that ``known`` (from a manifest) has is not read again."""
+    seen = {}
+    for name in names:
+        stamp = _stamp(Path(name))
+        old = known.get(name) or {}
+        seen[name] = Seen(old["digest"] if old.get("stamp") == stamp else digest(Path(name)), stamp)
+    return seen
+
+
+def identity(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any], seen: Mapping[str, Seen]) -> Identity:
+    """The identity that ``stage`` has now.
+
+    Args:
+        settings: its own, recipe included, references not filled in.
+        seen: its inputs.
+    """
     by_name = {other.name: other for other in pipeline.stages}
     return Identity(
         kind=stage.kind,
         run=stage.run,
         launcher=stage.launcher,
         settings=json.loads(json.dumps(fill(settings, {"seed": pipeline.seed}), default=str)),  # as it is read back
-        inputs={name: digest(Path(name)) for name in find_inputs(pipeline, stage, settings)},
+        inputs={name: entry.digest for name, entry in seen.items()},
         upstream={name: manifest_digest(pipeline.folder(by_name[name])) for name in stage.needs},
     )
 
@@ -78,17 +102,18 @@ def find_inputs(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -
     named = [*_strings(fill(settings, pipeline.references(stage))), stage.run, launcher]
     found = set()
     for text in filter(None, named):
-        path = Path(text.split("=", 1)[-1])  # a task may be name=path
-        if _is_path(path) and not any(_is_inside(path, folder) for folder in covered):
+        name = text.split("=", 1)[-1]  # a task may be name=path
+        path = Path(name)
+        if _is_path(name) and not any(_is_inside(path, folder) for folder in covered):
             found.add(str(path))
     return sorted(found)
 
 
-def _is_path(path: Path) -> bool:
+def _is_path(name: str) -> bool:
     """A bare word is a path only where it is a file: ``main`` may be a revision although a folder is called so."""
     try:
-        return path.is_file() or (len(path.parts) > 1 and path.is_dir())
-    except OSError:  # a long text is not a path
+        return os.path.isfile(name) or (os.sep in name and os.path.isdir(name))
+    except ValueError:  # a NUL byte
         return False
 
 
@@ -100,6 +125,13 @@ def digest(path: Path) -> str:
     for file in sorted(_files(path)):
         total.update(f"{file.relative_to(path).as_posix()}\0{_digest_file(file)}\n".encode())
     return total.hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    """Changes whenever a file is written, added, renamed or removed; costs no reading."""
+    files = [path] if path.is_file() else sorted(_files(path))
+    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.blake2b(repr(states).encode(), digest_size=10).hexdigest()
 
 
 def manifest_digest(folder: Path) -> str | None:
@@ -148,13 +180,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def as_json(made: Identity) -> dict[str, Any]:
-    """An identity as it is recorded."""
-    return asdict(made)
-
-
 def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return sorted(key for key in {*old, *new} if old.get(key, ...) != new.get(key, ...))
+
+
+def _change(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = (str(values.get(name, "unset")) for values in (old, new))
+    return f"{name} {before} → {after}" if len(before) + len(after) <= 40 else f"{name} changed"
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rich.markup import escape
 from open_r1.errors import StopRequested, UserError
 from open_r1.files import read_json, write_json, write_text
 from open_r1.pipeline.decision import Action, Decision, decide
-from open_r1.pipeline.manifest import CONFIG, MANIFEST, STARTED, as_json, outputs_of, versions
+from open_r1.pipeline.manifest import CONFIG, MANIFEST, STARTED, outputs_of, versions
 from open_r1.pipeline.process import describe, run_process
 from open_r1.pipeline.settings import written_settings
 from open_r1.pipeline.spec import Pipeline, Stage, fill
@@ -76,45 +77,42 @@ def _run_stage(pipeline: Pipeline, decision: Decision, console: Console, lock: i
     _make_room(pipeline, decision, console)
     settings = fill(written_settings(pipeline, stage), pipeline.references(stage))
     command = _command(stage, folder, settings)
-    earlier = (read_json(folder / STARTED) or {}).get("seconds", 0.0) if decision.action is Action.RESUME else 0.0
-    started = datetime.now().astimezone().isoformat(timespec="seconds")
-    begin = {"identity": as_json(decision.identity), "started": started, "seconds": earlier}
-    write_json(folder / STARTED, begin)
-    clock_start = time.monotonic()
+    record: dict[str, Any] = {
+        "stage": stage.name,
+        "kind": stage.kind,
+        "identity": asdict(decision.identity),
+        "inputs": {name: asdict(seen) for name, seen in decision.seen.items()},
+        "settings": settings,
+        "versions": versions(),
+        "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "seconds": (read_json(folder / STARTED) or {}).get("seconds", 0.0),
+        "command": command,
+    }
+    write_json(folder / STARTED, record)
+    start = time.monotonic()
     ended = run_process(command, inherit=(lock,))
-    seconds = earlier + time.monotonic() - clock_start
+    record["seconds"] = round(record["seconds"] + time.monotonic() - start, 3)
     if ended.stopped_by or ended.status:
-        write_json(folder / STARTED, begin | {"seconds": seconds})
+        write_json(folder / STARTED, record)
     if ended.stopped_by:
         raise StopRequested(f"stopped in stage {stage.name}", ended.stopped_by)
     if ended.status:
         raise UserError(f"stage {stage.name} failed ({describe(ended.status)}); what it said is above")
-    manifest = {
-        "stage": stage.name,
-        "kind": stage.kind,
-        "identity": as_json(decision.identity),
-        "settings": settings,
-        "outputs": outputs_of(folder),
-        "versions": versions(),
-        "started": started,
-        "seconds": round(seconds, 3),
-        "command": command,
-    }
-    write_json(folder / MANIFEST, manifest)
-    return seconds
+    write_json(folder / MANIFEST, record | {"outputs": outputs_of(folder)})
+    return record["seconds"]
 
 
 def _make_room(pipeline: Pipeline, decision: Decision, console: Console) -> None:
     """Leaves a folder that is empty, or holds what this very stage had begun; anything else is moved away."""
     folder = pipeline.folder(decision.stage)
-    has_checkpoint = any(folder.glob("checkpoint-*"))
+    trains_from_the_start = decision.stage.kind in ("sft", "grpo") and not any(folder.glob("checkpoint-*"))
     if decision.replaces:
         aside = _free_name(pipeline.output_dir / REPLACED / folder.name)
         aside.parent.mkdir(parents=True, exist_ok=True)
         folder.rename(aside)
         console.print(f"what was in {escape(str(folder))} is now in {escape(str(aside))}", highlight=False)
-    elif decision.action is Action.RUN or (decision.stage.kind in ("sft", "grpo") and not has_checkpoint):
-        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.exists() and (decision.action is Action.RUN or trains_from_the_start):
+        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -38,10 +38,10 @@ def written_settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
         return dict(stage.settings)
     place = f"{pipeline.path}: stage {stage.name}"
     names = names_of(_CLASSES[stage.kind]).canonical
-    own = _renamed(stage.settings, names)
+    own = _renamed(stage.settings, names, place)
     recipe: dict[str, Any] = {}
     if stage.config:
-        recipe = _renamed({given.key: given.value for given in from_yaml(stage.config)}, names)
+        recipe = _renamed({given.key: given.value for given in from_yaml(stage.config)}, names, stage.config)
         recipe.pop("seed", None)
         recipe.pop("output_dir", None)
     added: dict[str, Any] = {"seed": "{seed}"}
@@ -54,9 +54,15 @@ def written_settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
     return added | recipe | own
 
 
-def _renamed(settings: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+def _renamed(settings: Mapping[str, Any], names: Mapping[str, str], place: str) -> dict[str, Any]:
     """Settings under the names that ``names`` has for them, dashes as underscores; what it does not know stays."""
-    return {names.get(key.replace("-", "_"), key): value for key, value in settings.items()}
+    renamed: dict[str, Any] = {}
+    for key, value in settings.items():
+        name = names.get(key.replace("-", "_"), key)
+        if name in renamed:
+            raise UserError(f"{place}: {key} is another name of {name}, which is given too: keep one of them")
+        renamed[name] = value
+    return renamed
 
 
 def check_stages(pipeline: Pipeline) -> None:
@@ -82,10 +88,12 @@ def check_stages(pipeline: Pipeline) -> None:
 def _check_sources(pipeline: Pipeline, settings: dict[str, Any], place: str) -> None:
     """What looks like a local file and is not one would otherwise be sought on the hub, hours later."""
     for key in _SOURCES:
+        if key == "model" and settings.get("vllm_server_url"):
+            continue  # whatever the server calls it
         values = settings.get(key) or []
         for value in values if isinstance(values, list) else str(values).split(","):
             path = Path(str(value).split("=", 1)[-1].strip())
-            looks_local = path.suffix in _DATA_SUFFIXES or str(path).startswith(("/", "."))
+            is_hub_id = len(path.parts) <= 2 and path.suffix not in _DATA_SUFFIXES and not path.is_absolute()
             of_a_stage = path.resolve().is_relative_to(pipeline.output_dir.resolve())
-            if looks_local and not of_a_stage and not path.exists():
+            if not is_hub_id and not of_a_stage and not path.exists():
                 raise UserError(f"{place}: {key}: there is no {path} (paths start at {Path.cwd()})")

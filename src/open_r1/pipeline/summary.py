@@ -13,7 +13,7 @@ from rich.table import Table
 from open_r1.files import read_json, write_json
 from open_r1.pipeline.manifest import MANIFEST
 from open_r1.pipeline.spec import Pipeline, Stage
-from open_r1.report.tables import clock, interval, numbers_table, percent
+from open_r1.report.tables import interval, numbers_table, percent
 
 SUMMARY = "summary.json"
 _SCORES = ("pass_at_1", "low", "high", "truncated", "mean_tokens")
@@ -54,19 +54,19 @@ def write_summary(pipeline: Pipeline, summary: Mapping[str, Any]) -> Path:
 
 def summary_table(summary: Mapping[str, Any]) -> Table:
     """Every stage in order; the evaluations with their scores, one row a task where there are several."""
-    table = numbers_table(["stage"], ["pass@1", "95 % interval", "truncated", "mean tokens", "time"])
+    table = numbers_table(["stage"], ["pass@1", "95 % interval", "truncated", "mean tokens", "seconds"])
     scored = {record["name"]: record for record in summary["stages"]}
     for stage in summary["all_stages"]:
         record = scored.get(stage["name"])
         if record is None:
-            table.add_row(escape(stage["name"]), "", "", "", "", clock(stage["seconds"]), style="dim")
+            table.add_row(escape(stage["name"]), "", "", "", "", _seconds(stage["seconds"]), style="dim")
             continue
-        table.add_row(f"[bold]{escape(stage['name'])}[/bold]", *_cells(record), clock(stage["seconds"]))
+        table.add_row(f"[bold]{escape(stage['name'])}[/bold]", *_cells(record), _seconds(stage["seconds"]))
         if len(record["tasks"]) > 1:
             for task in record["tasks"]:
                 table.add_row(f"  {escape(task['task'])}", *_cells(task), "")
     table.add_section()
-    table.add_row("all", "", "", "", "", clock(summary["seconds"]))
+    table.add_row("all", "", "", "", "", _seconds(summary["seconds"]))
     return table
 
 
@@ -96,3 +96,7 @@ def _cells(scores: Mapping[str, Any]) -> list[str]:
         percent(scores["truncated"]),
         "–" if tokens is None else f"{tokens:,.0f}",
     ]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.1f}"

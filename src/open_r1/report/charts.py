@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from open_r1.report.markup import Markup, element
-from open_r1.report.scale import Point, domain, short, smooth, thin, ticks
+from open_r1.report.scale import Form, Point, domain, share, short, smooth, thin, tick_labels, ticks
 
 _WIDTH, _HEIGHT = 320, 168
-_LEFT, _TOP, _BOTTOM = 42, 10, 20
+_LEFT, _TOP, _BOTTOM = 46, 10, 20
 _DRAWN_POINTS, _HOVER_POINTS = 240, 60
 _SMOOTHED_FROM = 40
 _LABEL_HEIGHT = 12
@@ -35,15 +35,16 @@ class Interval:
     note: str = ""
 
 
-def line_chart(series: Sequence[Series], *, form: Callable[[float], str] = short, smoothed: bool = True) -> Markup:
+def line_chart(series: Sequence[Series], *, form: Form = short, smoothed: bool = True) -> Markup:
     """Lines over steps, each labelled at its end; a noisy line is drawn faint under its trend.
 
     Args:
-        form: writes a value of the y axis.
+        form: writes a value; an axis of shares starts at zero.
     """
     many = len(series) > 1
     right = 84 if many else 14
-    y_ticks = ticks(*domain([y for line in series for _, y in line.points]))
+    low, high = domain([y for line in series for _, y in line.points])
+    y_ticks = ticks(min(low, 0.0) if form is share else low, high)
     x_low, x_high = min(line.points[0][0] for line in series), max(line.points[-1][0] for line in series)
 
     def at_x(x: float) -> float:
@@ -80,8 +81,8 @@ def trend(points: Sequence[Point]) -> list[Point]:
 def interval_track(item: Interval, top: float) -> Markup:
     """One row of a dot-and-interval chart over 0 … ``top``; as wide as its place, so it needs no viewBox."""
 
-    def at(share: float) -> str:
-        return f"{100 * min(max(share / top, 0), 1):.2f}%"
+    def at(value: float) -> str:
+        return f"{100 * min(max(value / top, 0), 1):.2f}%"
 
     said = f"{item.label}: {100 * item.value:.1f} % ({100 * item.low:.1f} – {100 * item.high:.1f} %){item.note}"
     grid = [element("line", x1=at(tick), x2=at(tick), y1=0, y2="100%", class_="grid") for tick in track_ticks(top)]
@@ -107,10 +108,10 @@ def track_ticks(top: float) -> list[float]:
     return [top * quarter / 4 for quarter in range(5)]
 
 
-def _y_axis(values: Sequence[float], at_y: Callable, end: float, form: Callable[[float], str]) -> list[Markup]:
+def _y_axis(values: Sequence[float], at_y: Callable, end: float, form: Form) -> list[Markup]:
     lines = [element("line", x1=_LEFT, x2=end, y1=_r(at_y(y)), y2=_r(at_y(y)), class_="grid") for y in values]
-    labels = [element("text", form(y), x=_LEFT - 6, y=_r(at_y(y) + 3.5), class_="tick left") for y in values]
-    return lines + labels
+    places = zip(tick_labels(values, form), values, strict=True)
+    return lines + [element("text", said, x=_LEFT - 6, y=_r(at_y(y) + 3.5), class_="tick left") for said, y in places]
 
 
 def _x_axis(low: float, high: float, at_x: Callable) -> list[Markup]:
@@ -126,7 +127,7 @@ def _path(points: Sequence[Point], at_x: Callable, at_y: Callable, style: str) -
     return element("polyline", points=" ".join(f"{_r(at_x(x))},{_r(at_y(y))}" for x, y in points), class_=style)
 
 
-def _hover(series: Sequence[Series], at_x: Callable, form: Callable[[float], str]) -> list[Markup]:
+def _hover(series: Sequence[Series], at_x: Callable, form: Form) -> list[Markup]:
     """Bands over the whole height that name the values under the pointer."""
     lookup = [dict(line.points) for line in series]
     steps = sorted({x for line in series for x, _ in line.points})

@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_r1.report.charts import Series, trend
-from open_r1.report.scale import Point, short
+from open_r1.report.scale import Form, Point, share, short
 
 Curves = Mapping[str, list[Point]]
 """(step, value) points in order of the step, by the metric's name."""
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.3g} %"
-
-
-def _gib(value: float) -> str:
-    return f"{value:.1f}"
 
 
 @dataclass(frozen=True)
@@ -36,7 +28,7 @@ class Group:
 
     title: str
     pattern: str
-    form: Callable[[float], str] = short
+    form: Form = short
     smoothed: bool = True
 
 
@@ -46,8 +38,14 @@ class Chart:
 
     title: str
     series: list[Series]
-    form: Callable[[float], str]
+    form: Form
     smoothed: bool
+
+    @property
+    def caption(self) -> str:
+        """The title; with the line's own name where that would be said nowhere else."""
+        only = self.series[0].label if len(self.series) == 1 else ""
+        return self.title if only.lower() in self.title.lower() else f"{self.title} · {only}"
 
     @property
     def latest(self) -> str:
@@ -61,24 +59,26 @@ class Chart:
 GROUPS = (
     Group("Reward", r"reward(_mean)?"),
     Group("Rewards by function", r"rewards?/(?P<label>[^/]+?)(/mean)?"),
+    Group("Spread of rewards in a group", r"reward_std"),
     Group("Completion length, tokens", r"completions?[/_](length[/_])?(?P<label>mean|min|max)?([/_]?(length|tokens))?"),
-    Group("Truncated completions", r".*(truncated|clipped_ratio).*", _share),
-    Group("Groups without signal", r".*(zero_signal|no_signal|zero_std).*", _share),
+    Group("Truncated completions", r".*(truncated|clipped_ratio).*", share),
+    Group("Groups of prompts", r"groups_(?P<label>.+)", share),
     Group("Loss", r"(?P<label>eval_loss|loss)"),
     Group("Entropy, nats", r".*entropy.*"),
-    Group("KL to the reference", r"kl(/.*|_.*)?"),
-    Group("Engine against trainer", r".*(mismatch|logprob_diff)(?P<label>.*)"),
-    Group("Clipped ratios", r"clip[a-z_]*(/(?P<label>.+))?", _share),
+    Group("KL to the reference", r"kl(_reference|/.*)?"),
+    Group("Clipped tokens", r"clip(_ratio)?[/_](?P<label>.+)", share),
+    Group("Importance ratio", r"ratio|importance.*"),
+    Group("Engine against trainer, nats", r"mismatch|logprob_diff.*"),
+    Group("KL, engine to trainer", r"mismatch_(?P<label>kl)|kl_(?P<other>behaviour)"),
     Group("Learning rate", r"learning_rate", smoothed=False),
     Group("Gradient norm", r"grad_norm"),
     Group("Tokens per second", r"tokens_per_second"),
-    Group("Share of the chip's peak", r"mfu", _share),
-    Group("Peak memory, GiB", r"peak_memory_gib", _gib, smoothed=False),
-    Group("Seconds by phase", r"(seconds|time|timing)/(?P<label>.+)"),
-    Group("Seconds by phase", r"(?P<label>.+)_seconds"),
+    Group("Share of the chip's peak", r"mfu", share),
+    Group("Peak memory, GiB", r"peak_memory_gib", smoothed=False),
+    Group("Seconds by phase", r"(seconds|time|timing)[/_](?P<label>.+)|(?P<other>.+)_seconds"),
 )
 
-_NOT_DRAWN = frozenset({"step", "epoch", "tokens", "sequences"})
+_NOT_DRAWN = frozenset({"epoch", "tokens", "sequences"})
 
 
 def read_curves(path: Path) -> dict[str, list[Point]]:
@@ -90,8 +90,8 @@ def read_curves(path: Path) -> dict[str, list[Point]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
         try:
             record = json.loads(line)
-            step = record["step"]
-        except (ValueError, TypeError, KeyError):
+            step = record.pop("step")
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue
         by_step.setdefault(step, {}).update({name: value for name, value in record.items() if _is_number(value)})
     curves: dict[str, list[Point]] = {}
@@ -102,25 +102,37 @@ def read_curves(path: Path) -> dict[str, list[Point]]:
 
 
 def charts_of(curves: Curves) -> list[Chart]:
-    """Charts in reading order: what is learnt, then what it costs, then whatever else there is."""
-    left = [name for name in curves if name not in _NOT_DRAWN]
+    """Charts in reading order: what is learnt, then what it costs, then whatever else there is.
+
+    What is always zero is left out; :func:`always_zero` names it.
+    """
+    left = [name for name, points in curves.items() if name not in _NOT_DRAWN and _is_drawn(points)]
     charts: dict[str, Chart] = {}
     for group in GROUPS:
         for name in list(left):
             match = re.fullmatch(group.pattern, name)
             if match:
                 left.remove(name)
-                label = match.groupdict().get("label") or group.title.split(",")[0].lower()
+                label = next(filter(None, match.groupdict().values()), group.title.split(",")[0].lower())
                 chart = charts.setdefault(group.title, Chart(group.title, [], group.form, group.smoothed))
                 chart.series.append(Series(_words(label), curves[name]))
     others = [Chart(_words(name).capitalize(), [Series(_words(name), curves[name])], short, True) for name in left]
     return [*charts.values(), *others]
 
 
-def first_and_last(points: Iterable[Point], share: float = 0.1) -> tuple[float, float]:
+def always_zero(curves: Curves) -> list[str]:
+    """Names of the metrics that were zero at every step."""
+    return [_words(name) for name, points in curves.items() if not _is_drawn(points)]
+
+
+def _is_drawn(points: Iterable[Point]) -> bool:
+    return any(value for _, value in points)
+
+
+def first_and_last(points: Iterable[Point]) -> tuple[float, float]:
     """Means over the first and the last tenth of the points, which single steps do not sway."""
     values = [value for _, value in points]
-    count = max(1, round(len(values) * share))
+    count = max(1, round(len(values) / 10))
     return math.fsum(values[:count]) / count, math.fsum(values[-count:]) / count
 
 
@@ -129,4 +141,4 @@ def _is_number(value: object) -> bool:
 
 
 def _words(name: str) -> str:
-    return name.strip("_/").replace("_", " ").replace("/", ", ")
+    return name.strip("_/").replace("_", " ").replace("/", " ")

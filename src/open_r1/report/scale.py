@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 Point = tuple[float, float]
+Form = Callable[..., str]
+"""Writes a value, in ``digits`` significant digits if that is given."""
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -18,7 +20,7 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
 
 
 def domain(values: Sequence[float]) -> tuple[float, float]:
@@ -31,21 +33,36 @@ def domain(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-def short(value: float) -> str:
+def short(value: float, digits: int = 3) -> str:
     """A number in few characters: ``0.0312``, ``1.5e-5``, ``1,234``, ``12.3k``, ``1.2M``."""
     size = abs(value)
     if size == 0:
         return "0"
     if size >= 1e6:
-        return f"{value / 1e6:.3g}M"
+        return f"{value / 1e6:.{digits}g}M"
     if size >= 1e4:
-        return f"{value / 1e3:.3g}k"
+        return f"{value / 1e3:.{digits}g}k"
     if size >= 1e3:
         return f"{value:,.0f}"
     if size < 1e-3:
-        mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    return f"{value:.3g}"
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
+    return f"{value:.{digits}g}"
+
+
+def share(value: float, digits: int = 3) -> str:
+    """A fraction of 1 in per cent."""
+    return f"{100 * value:.{digits}g} %"
+
+
+def tick_labels(values: Sequence[float], form: Form) -> list[str]:
+    """The ticks written with as many digits as it takes to tell them apart."""
+    labels: list[str] = []
+    for digits in range(3, 9):
+        labels = [form(value, digits) for value in values]
+        if len(set(labels)) == len(labels):
+            break
+    return labels
 
 
 def thin(points: Sequence[Point], limit: int) -> list[Point]:

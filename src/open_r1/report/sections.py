@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from open_r1.report.charts import line_chart
-from open_r1.report.curves import Curves, charts_of, first_and_last
+from open_r1.report.curves import Curves, always_zero, charts_of, first_and_last
 from open_r1.report.gather import RunRecord, StageRecord
 from open_r1.report.markup import Markup, element, escape
 from open_r1.report.samples import Answer, Problem, TaskSamples, samples_of, training_samples
@@ -36,12 +36,14 @@ def training_section(stage: StageRecord, number: int) -> Markup | None:
     charts = [
         element(
             "figure",
-            element("figcaption", chart.title, element("span", chart.latest) if chart.latest else None),
+            element("figcaption", chart.caption, element("span", chart.latest) if chart.latest else None),
             line_chart(chart.series, form=chart.form, smoothed=chart.smoothed),
         )
         for chart in charts_of(stage.curves)
     ]
     parts.append(element("div", charts, class_="charts"))
+    if zero := always_zero(stage.curves):
+        parts.append(element("p", f"Zero at every step: {', '.join(zero)}.", class_="soft small note"))
     samples = [_training_sample(sample) for sample in training_samples(stage.folder)]
     if samples:
         parts.append(element("h3", "Completions during training"))
@@ -148,17 +150,28 @@ def _answer(answer: Answer) -> Markup:
 
 def _training_sample(sample: Mapping[str, Any]) -> Markup:
     """A line of ``completions.jsonl``, whatever it holds beside ``prompt`` and ``completion``."""
-    texts = {name: str(sample.get(name, "")) for name in ("prompt", "completion")}
-    others = {name: value for name, value in sample.items() if name not in texts and name != "step"}
-    said = " · ".join(f"{name} {value}" for name, value in _flat(others).items())
-    completion = element("pre", shown_text(texts["completion"]))
+    about = {name: value for name, value in sample.items() if name not in ("prompt", "completion", "step")}
+    said = " · ".join(f"{_words(name)} {value}" for name, value in _flat(about).items())
+    title = element("b", f"Step {sample['step']}") if "step" in sample else None
+    completion = element("pre", shown_text(_text(sample.get("completion"))))
     return element(
         "div",
-        element("header", element("b", f"Step {sample.get('step', '?')}"), element("span", said, class_="soft")),
-        element("pre", shown_text(texts["prompt"]), class_="prompt"),
+        element("header", title, element("span", said, class_="soft")),
+        element("pre", shown_text(_text(sample.get("prompt"))), class_="prompt"),
         element("div", element("div", completion, class_="answer plain"), class_="answers"),
-        class_="problem sample",
+        class_="problem",
     )
+
+
+def _text(value: Any) -> str:
+    """A prompt or completion that may be text or chat messages."""
+    if isinstance(value, list):
+        return "\n".join(str(turn.get("content", "")) if isinstance(turn, Mapping) else str(turn) for turn in value)
+    return "" if value is None else str(value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ").replace(".", " ")
 
 
 def _settings(stage: StageRecord, number: int) -> Markup:

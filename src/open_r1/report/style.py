@@ -41,6 +41,7 @@ section > header .time { margin-left: auto; }
   font-size: 13px; color: var(--accent); background: var(--tint); border-radius: 99px; padding: 1px 10px;
 }
 .facts { color: var(--soft); margin-bottom: 16px; }
+.note { margin-top: 10px; }
 .facts b { color: var(--ink); font-weight: 600; }
 
 .hero { display: flex; flex-wrap: wrap; gap: 12px 0; margin: 34px 0 30px; }

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import site
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,8 +27,6 @@ class WorkerProcess:
 
     def __init__(self, specs: Sequence[RewardSpec]) -> None:
         self.connection, theirs = multiprocessing.Pipe()
-        source = str(Path(__file__).parents[2])
-        search = [source, *filter(None, [os.environ.get("PYTHONPATH")])]
         command = [sys.executable, "-P", "-m", "open_r1.rewards.worker", str(theirs.fileno()), str(os.getpid())]
         # What a reward prints must not end up in the output of the command; a session of its own keeps Ctrl-C away.
         # sympy orders terms by hash: with a fixed seed two workers never disagree.
@@ -37,7 +36,7 @@ class WorkerProcess:
             stdin=subprocess.DEVNULL,
             stdout=_STDERR,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONHASHSEED": "0"},
+            env={**os.environ, **_search_path(), "PYTHONHASHSEED": "0"},
         )
         theirs.close()
         with contextlib.suppress(OSError):  # it is gone already: whoever receives next finds out
@@ -62,3 +61,11 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         self.connection.close()
+
+
+def _search_path() -> dict[str, str]:
+    """The environment by which a fresh interpreter finds this package where it is not installed."""
+    source = str(Path(__file__).parents[2])
+    if source in site.getsitepackages():
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), source]))}

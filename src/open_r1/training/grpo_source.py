@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -86,6 +87,10 @@ class GRPOSource:
         self._warned: set[str] = set()
         self.steps_per_epoch = len(prompts) * config.num_iterations / groups_a_step
         self.fingerprint = self._fingerprint(groups_a_step)
+
+    def steps(self, epochs: float) -> int:
+        """Steps in which every prompt is drawn ``epochs`` times, if none is drawn in another's place."""
+        return max(1, math.ceil(epochs * self.steps_per_epoch - 1e-6))
 
     def batch(self, step: int, stop: StopSignal) -> StepBatch:
         """The rollouts in hand where they are still good for ``step``, else new ones of the policy as it is now."""
@@ -189,8 +194,7 @@ class GRPOSource:
             return []
         lengths = np.array([len(sequence.ids) for sequence in sequences])
         budget = max(self._config.pack_length or SMALLEST_PACK, int(lengths.max()))
-        pack_of = best_fit(lengths, budget)
-        return [make_pack([sequences[i] for i in np.flatnonzero(pack_of == pack)]) for pack in range(pack_of.max() + 1)]
+        return [make_pack([sequences[index] for index in members]) for members in best_fit(lengths, budget)]
 
     def _with_reference(self, packs: list[Pack]) -> list[Pack]:
         if self._reference is None:

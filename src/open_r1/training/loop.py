@@ -18,7 +18,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from open_r1.config import TrainingConfig
+from open_r1.config import TrainingConfig, resolve_steps
 from open_r1.data.pack import Pack
 from open_r1.errors import StopRequested, UserError
 from open_r1.model.head import TokenLogprobs
@@ -55,6 +55,9 @@ class BatchSource(Protocol):
 
     steps_per_epoch: float
     fingerprint: str
+
+    def steps(self, epochs: float) -> int:
+        """Optimizer steps of so many passes over the data."""
 
     def batch(self, step: int, stop: StopSignal) -> StepBatch:
         """The batch of optimizer step ``step`` (from 0); may raise `Interrupted` by ``stop.check()``."""
@@ -105,7 +108,7 @@ class Trainer:
         self.source, self.objective, self.checkpoints = source, objective, checkpoints
         self.forward, self.evaluate, self.description = forward or {}, evaluate, description
         self.pack_model: PackModel = runtime.unwrap(module)
-        self.total_steps = config.max_steps if config.max_steps > 0 else _steps(config, source.steps_per_epoch)
+        self.total_steps = config.max_steps if config.max_steps > 0 else source.steps(config.num_train_epochs)
         self.schedule = Schedule(config, self.total_steps)
         self.meter = StepMeter(self.pack_model.causal_lm, runtime.world_size)
         self.guard = NonFiniteGuard(config.max_nonfinite_steps, Path(config.output_dir))
@@ -183,7 +186,8 @@ class Trainer:
                 sums[name] = sums.get(name, 0.0) + value
         grad_norm = self.runtime.clip_gradients(self.module.parameters(), self.config.max_grad_norm)
 
-        lengths = [length for pack in batch.packs for length in pack.lengths]
+        # Packs without targets only keep ranks in step.
+        lengths = [length for pack in batch.packs if len(pack.target_index) for length in pack.lengths]
         counted = [
             len(lengths),
             sum(lengths),
@@ -233,13 +237,13 @@ class Trainer:
             return True
         return self._due(step, self.config.logging_strategy, self.config.logging_steps)
 
-    def _due(self, step: int, strategy: str, every: int | None) -> bool:
+    def _due(self, step: int, strategy: str, every: float | None) -> bool:
         if strategy == "no":
             return False
         if strategy == "epoch":
             per_epoch = self.source.steps_per_epoch
             return int(step / per_epoch) > int((step - 1) / per_epoch) or step == self.total_steps
-        return step % (every or 1) == 0
+        return step % resolve_steps(every or 1, self.total_steps) == 0
 
     def _save(self, step: int) -> Path:
         sources = self.runtime.gather([self.source.state_dict(step)])
@@ -254,10 +258,6 @@ class Trainer:
             "skipped_steps": float(self.guard.skipped),
             **self.meter.overall(steps),
         }
-
-
-def _steps(config: TrainingConfig, steps_per_epoch: float) -> int:
-    return max(1, math.ceil(config.num_train_epochs * steps_per_epoch - 1e-6))
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

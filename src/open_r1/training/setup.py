@@ -87,7 +87,8 @@ def _take_folder(folder: Path, config: TrainingConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.tmp"):
         shutil.rmtree(stale)
-    earlier = [path for path in folder.iterdir() if _is_of_a_run(path.name)]
+    # A run that ended before its first step left an empty file of metrics, which is nothing to lose.
+    earlier = [path for path in folder.iterdir() if _is_of_a_run(path.name) and (path.is_dir() or path.stat().st_size)]
     if earlier and not config.resume_from_checkpoint:
         if not config.overwrite_output_dir:
             raise UserError(

@@ -44,6 +44,7 @@ class SFTSource:
         self._first_pack = [0]
         if len(self.epoch_plan(0)) == 0:
             raise UserError(f"no sequence has a token to train on within max_length {config.max_length}; raise it")
+        self._epochs = math.ceil(config.num_train_epochs) if config.max_steps <= 0 else math.inf
         self.steps_per_epoch = len(self.epoch_plan(0)) / self._packs_a_step
         self.fingerprint = self._fingerprint()
 
@@ -54,6 +55,14 @@ class SFTSource:
             self._plans.append(made)
             self._first_pack.append(self._first_pack[-1] + len(made))
         return self._plans[epoch]
+
+    def steps(self, epochs: float) -> int:
+        """Steps that take every pack of ``epochs`` epochs once."""
+        whole, share = divmod(epochs, 1)
+        packs = sum(len(self.epoch_plan(epoch)) for epoch in range(int(whole)))
+        if share:
+            packs += math.ceil(share * len(self.epoch_plan(int(whole))))
+        return math.ceil(packs / self._packs_a_step)
 
     def batch(self, step: int, _stop: StopSignal) -> StepBatch:
         """This rank's micro-batches of a step; those past the last epoch's end are without targets."""
@@ -68,11 +77,10 @@ class SFTSource:
         return StepBatch(packs, max(total, 1.0))
 
     def _micro_batch(self, numbers: range) -> Pack:
-        epochs = math.ceil(self._config.num_train_epochs) if self._config.max_steps <= 0 else math.inf
         parts: list[Pack] = []
         for number in numbers:
             epoch, index = self._locate(number)
-            if epoch < epochs:
+            if epoch < self._epochs:
                 parts.extend(sft_packs(self._store, self._plans[epoch], [index]))
         return merge_packs(parts) if parts else empty_pack()
 

@@ -1,5 +1,7 @@
 """What is wrong is said in one line, with where it stands."""
 
+# ruff: noqa: E501 - messages are one line each
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -43,7 +45,9 @@ def message(cls: type, words: list[str]) -> str:
         ("--max_seq_length 5 --max_length 6", "--max_length and --max_seq_length are the same setting: keep one of them"),
         ("--neftune_noise_alpha 5", "--neftune_noise_alpha: 5 is not offered here (accepted: null): take it out"),
         ("--loss_type dft", "--loss_type: dft is not offered here (accepted: nll, chunked_nll, null): take it out"),
-        ("--config a.yaml b.yaml", "--config takes one YAML file"),
+        ("--config", "--config takes one YAML file"),
+        ("--config a.yaml --config b.yaml", "--config takes one YAML file"),
+        ("--print_config b", "'b' belongs to no flag: settings are written --name value"),
         ("--config absent.yaml", "--config absent.yaml: cannot be read (No such file or directory)"),
         ("--report_to wandbb", "report_to: 'wandbb' is not one of wandb, tensorboard, trackio, all, none; did you mean wandb? (--report_to)"),
         ("--optim sgd", "optim: 'sgd' is not offered, supported are adamw_torch and adamw_torch_fused (--optim)"),
@@ -147,10 +151,10 @@ def test_impossible_grpo(flags: str, part: str) -> None:
 
 def test_impossible_evaluation_and_generation() -> None:
     assert "num_samples 4 at temperature 0" in message(
-        EvaluateConfig, "--model m --tasks gsm8k --greedy --num_samples 4".split()
+        EvaluateConfig, ["--model", "m", "--tasks", "gsm8k", "--greedy", "--num_samples=4"]
     )
     assert "prompt_template has no {{ instruction }}" in message(
-        GenerateConfig, "--model m --dataset d --prompt_template x".split()
+        GenerateConfig, ["--model", "m", "--dataset", "d", "--prompt_template", "x"]
     )
 
 

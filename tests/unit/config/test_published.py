@@ -15,6 +15,7 @@ from open_r1.config.no_effect import (
     SFT_NOT_OFFERED,
     TRAINING_NO_EFFECT,
     TRAINING_NOT_OFFERED,
+    TRAINING_NOT_YET,
 )
 from open_r1.config.settings import names_of
 from open_r1.configs import DatasetConfig, DatasetMixtureConfig, GRPOScriptArguments, ScriptArguments
@@ -27,7 +28,7 @@ torch_dtype: bfloat16
 attn_implementation: flash_attention_2
 trust_remote_code: true
 dataset_config: default
-dataset_mixture: {datasets: [{id: a, config: null, split: train, columns: [messages], weight: 0.5}], seed: 0, test_split_size: 0.1}
+dataset_mixture: {datasets: [{id: a, config: null, split: train, columns: [messages], weight: 0.5}], seed: 0}
 dataset_num_proc: 48
 bf16: true
 fp16: false
@@ -121,6 +122,44 @@ parallel_code_exec_per_proc: 1
 code_eval_test_batch_size: 20
 code_eval_scoring_mode: weighted_sum
 """.strip().splitlines()
+SIMPLE_RL = """
+model_name_or_path: Qwen/Qwen2.5-Math-7B
+torch_dtype: bfloat16
+attn_implementation: flash_attention_2
+dataset_name: DigitalLearningGmbH/MATH-lighteval
+dataset_config: default
+system_prompt: |
+  Think.
+
+  Then answer.
+bf16: true
+use_vllm: true
+vllm_device: auto
+vllm_gpu_memory_utilization: 0.7
+do_eval: true
+eval_strategy: steps
+eval_steps: 100
+gradient_accumulation_steps: 8
+gradient_checkpointing: true
+gradient_checkpointing_kwargs:
+  use_reentrant: false
+learning_rate: 3.0e-06
+lr_scheduler_type: cosine
+max_prompt_length: 512
+max_completion_length: 1024
+num_generations: 8
+report_to:
+- wandb
+reward_funcs:
+- accuracy
+- format
+reward_weights:
+- 1.0
+- 1.0
+save_strategy: 'no'
+warmup_ratio: 0.1
+output_dir: data/x
+"""
 ALIASES = ["max_seq_length: 2048", "use_liger: true"]
 HARMLESS = """
 ddp_timeout: 1800
@@ -181,15 +220,7 @@ def test_the_published_sft_command() -> None:
 def test_the_published_grpo_command(tmp_path: Path) -> None:
     """The settings of the "simple RL" recipe: 8 answers a prompt, 512 + 1,024 tokens."""
     recipe = tmp_path / "config_simple_rl.yaml"
-    recipe.write_text(
-        "model_name_or_path: Qwen/Qwen2.5-Math-7B\ntorch_dtype: bfloat16\nattn_implementation: flash_attention_2\n"
-        "dataset_name: DigitalLearningGmbH/MATH-lighteval\ndataset_config: default\nsystem_prompt: |\n  Think.\n\n  Then"
-        " answer.\nbf16: true\nuse_vllm: true\nvllm_device: auto\nvllm_gpu_memory_utilization: 0.7\ndo_eval: true\n"
-        "eval_strategy: steps\neval_steps: 100\ngradient_accumulation_steps: 8\ngradient_checkpointing: true\n"
-        "gradient_checkpointing_kwargs:\n  use_reentrant: false\nlearning_rate: 3.0e-06\nlr_scheduler_type: cosine\n"
-        "max_prompt_length: 512\nmax_completion_length: 1024\nnum_generations: 8\nreport_to:\n- wandb\nreward_funcs:\n"
-        "- accuracy\n- format\nreward_weights:\n- 1.0\n- 1.0\nsave_strategy: 'no'\nwarmup_ratio: 0.1\noutput_dir: data/x\n"
-    )
+    recipe.write_text(SIMPLE_RL)
     parsed = parse(GRPOConfig, ["--config", str(recipe)], prog="grpo.py")
     config = parsed.config
     assert (config.num_generations, config.max_completion_length, config.learning_rate) == (8, 1024, 3e-6)
@@ -263,6 +294,12 @@ def test_notes_name_what_is_handled_differently() -> None:
     for name in ("use_liger_kernel", "torch_dtype", "use_reentrant", "push_to_hub_revision", "do_eval"):
         assert name in said
     assert SFTConfig(model_name_or_path="m", dataset_name="d", output_dir="o").notes() == []
+
+
+def test_what_is_read_but_not_done_yet_is_said() -> None:
+    assert set(TRAINING_NOT_YET) <= set(names_of(GRPOConfig).settings)
+    config = GRPOConfig(model_name_or_path="m", dataset_name="d", output_dir="o", push_to_hub=True)
+    assert [note for note in config.notes() if note.startswith("push_to_hub is not done yet: ")]
 
 
 def test_trackers() -> None:

@@ -35,7 +35,8 @@ def test_print_config_shows_what_was_given_first(
 
 def test_rows_are_what_the_run_uses() -> None:
     """A value that was normalised is shown as it will be used."""
-    words = "--model_name_or_path m --dataset_name d --output_dir o --scale_rewards false --top_k null".split()
+    words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
+    words += ["--scale_rewards", "false", "--top_k", "null"]
     rows = {name: (value, origin) for name, value, origin in config_rows(parse(GRPOConfig, words, prog="x"))}
     assert rows["scale_rewards"] == ("none", "flag")
     assert rows["top_k"] == ("0", "flag")
@@ -78,3 +79,22 @@ def test_shares_of_all_steps() -> None:
     assert resolve_steps(0.05, 1000) == 50
     assert resolve_steps(0.05, 10) == 1
     assert resolve_steps(0.1, 25) == 3
+
+
+@pytest.mark.parametrize(
+    ("cls", "required"),
+    [
+        (SFTConfig, ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]),
+        (GRPOConfig, ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]),
+        (EvaluateConfig, ["--model", "m", "--tasks", "t"]),
+        (GenerateConfig, ["--model", "m", "--dataset", "d"]),
+        (RunConfig, ["p.yaml"]),
+    ],
+)
+def test_a_default_given_as_it_is_shown_is_the_default(cls: type, required: list[str]) -> None:
+    defaults = parse(cls, required, prog="x")
+    for name, value, origin in config_rows(defaults):
+        if origin == "default" and name not in ("dataset_mixture", "dataset_name"):
+            given = parse(cls, [*required, f"--{name}={value}"], prog="x")
+            assert getattr(given.config, name) == getattr(defaults.config, name)
+            assert given.origins[name] == "flag"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -10,6 +11,11 @@ from transformers import PreTrainedTokenizerFast
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 TEXT = "the user asks and the assistant answers: six times seven is forty-two.\n\n\nSo it is.\n" * 20
+
+
+def read_template(name: str | None) -> str | None:
+    """The text of ``templates/NAME.jinja``."""
+    return name and (Path(__file__).parent / "templates" / f"{name}.jinja").read_text().rstrip()
 
 
 @pytest.fixture(scope="session")
@@ -32,12 +38,12 @@ def byte_level_json() -> str:
 
 @pytest.fixture
 def byte_level(byte_level_json: str) -> Callable[..., PreTrainedTokenizerFast]:
-    """Makes a byte-level tokenizer; keyword arguments as of PreTrainedTokenizerFast."""
+    """Makes a byte-level tokenizer with the template of a name; keyword arguments as of PreTrainedTokenizerFast."""
 
-    def make(chat_template: str | None = None, **kwargs: str) -> PreTrainedTokenizerFast:
+    def make(template: str | None = None, **kwargs: str) -> PreTrainedTokenizerFast:
         settings = {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"} | kwargs
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(byte_level_json), **settings)
-        tokenizer.chat_template = chat_template
+        tokenizer.chat_template = read_template(template)
         return tokenizer
 
     return make
@@ -47,7 +53,7 @@ def byte_level(byte_level_json: str) -> Callable[..., PreTrainedTokenizerFast]:
 def word_level() -> Callable[..., PreTrainedTokenizerFast]:
     """Makes a tokenizer whose tokens are words, newlines and the special tokens; it needs offsets."""
 
-    def make(chat_template: str, **kwargs: str) -> PreTrainedTokenizerFast:
+    def make(template: str, **kwargs: str) -> PreTrainedTokenizerFast:
         words = ["?", "\n", "user", "assistant", "system", "be", "brief", "6x7", "8x8", "so", "it", "is", "42", "64"]
         tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="?"))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -56,7 +62,7 @@ def word_level() -> Callable[..., PreTrainedTokenizerFast]:
         settings = {"eos_token": "<|endoftext|>", "unk_token": "?"} | kwargs
         fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **settings)
         fast.add_special_tokens({"additional_special_tokens": SPECIAL})
-        fast.chat_template = chat_template
+        fast.chat_template = read_template(template)
         return fast
 
     return make

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from templates import DEEPSEEK, ENDLESS, LLAMA3, MARKED, NO_SYSTEM, QWEN2, QWEN3
 
 from open_r1.data.bad_rows import BadRow
 from open_r1.data.chat import ChatFormat
@@ -33,7 +32,7 @@ def template_ids(chat: ChatFormat, messages: list[dict[str, str]]) -> list[int]:
 
 
 def test_every_token_of_a_chat_is_masked_by_hand(word_level):
-    chat = ChatFormat(word_level(QWEN2))
+    chat = ChatFormat(word_level("qwen2"))
     messages = [{"role": "system", "content": "be brief"}, *talk("6x7", "so it is 42", "8x8", "64")]
     (encoded,) = chat.encode_batch([messages])
     tokens = chat.tokenizer.convert_ids_to_tokens(encoded.input_ids)
@@ -61,14 +60,14 @@ CONVERSATIONS = {
 
 
 @pytest.mark.parametrize("messages", CONVERSATIONS.values(), ids=CONVERSATIONS)
-@pytest.mark.parametrize("template", [QWEN2, QWEN3, LLAMA3, MARKED], ids=["qwen2", "qwen3", "llama3", "marked"])
+@pytest.mark.parametrize("template", ["qwen2", "qwen3", "llama3", "marked"])
 def test_ids_are_those_of_apply_chat_template(byte_level, template, messages):
     chat = ChatFormat(byte_level(template))
     (encoded,) = chat.encode_batch([messages])
     assert encoded.input_ids.tolist() == template_ids(chat, messages)
 
 
-@pytest.mark.parametrize("template", [QWEN2, QWEN3, MARKED], ids=["qwen2", "qwen3", "marked"])
+@pytest.mark.parametrize("template", ["qwen2", "qwen3", "marked"])
 def test_each_turn_is_trained_to_its_end(byte_level, template):
     chat = ChatFormat(byte_level(template))
     assert trained_texts(chat, CONVERSATIONS["one turn"]) == ["forty-two.<|im_end|>"]
@@ -78,14 +77,14 @@ def test_each_turn_is_trained_to_its_end(byte_level, template):
 
 
 def test_marks_in_what_is_said_do_not_move_the_mask(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     said = CONVERSATIONS["the header in what is said"]
     assert trained_texts(chat, said) == [said[1]["content"] + "<|im_end|>"]
     assert trained_texts(chat, [*said, *talk("b", "c")]) == [said[1]["content"] + "<|im_end|>", "c<|im_end|>"]
 
 
 def test_a_token_that_begins_in_the_header_is_not_trained(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     (encoded,) = chat.encode_batch([talk("a", "\n\nSo")])
     tokens = [chat.tokenizer.decode([token]) for token in encoded.input_ids[-5:]]
     assert tokens == ["\n\n", "\n", "So", "<|im_end|>", "\n"]
@@ -93,13 +92,13 @@ def test_a_token_that_begins_in_the_header_is_not_trained(byte_level):
 
 
 def test_trimmed_text_is_found(byte_level):
-    chat = ChatFormat(byte_level(LLAMA3))
+    chat = ChatFormat(byte_level("llama3"))
     messages = talk("a", "  So it is. \n", "b", "\n42 ")
     assert trained_texts(chat, messages) == ["So it is.<|im_end|>", "42<|im_end|>"]
 
 
 def test_turns_that_lost_their_reasoning_are_not_trained(byte_level):
-    chat = ChatFormat(byte_level(QWEN3))
+    chat = ChatFormat(byte_level("qwen3"))
     with_reasoning = "<think>\nsix\n</think>\n\n42"
     messages = talk("a", with_reasoning, "b", "So.", "c", with_reasoning)
     assert trained_texts(chat, messages) == ["So.<|im_end|>", with_reasoning + "<|im_end|>"]
@@ -108,7 +107,7 @@ def test_turns_that_lost_their_reasoning_are_not_trained(byte_level):
 
 
 def test_reasoning_that_the_prompt_opens_is_written_out(byte_level):
-    chat = ChatFormat(byte_level(DEEPSEEK))
+    chat = ChatFormat(byte_level("deepseek"))
     messages = talk("a", "<think>\nsix\n</think>\n\n42", "b", "<think>\nso\n</think>\n\n64")
     rendered = chat.render(messages)
     history = "<|im_start|>a<|im_end|>\n\n42<|endoftext|>"
@@ -121,12 +120,12 @@ def test_reasoning_that_the_prompt_opens_is_written_out(byte_level):
 
 
 def test_an_answer_without_reasoning_is_trained_from_the_header(byte_level):
-    chat = ChatFormat(byte_level(DEEPSEEK))
+    chat = ChatFormat(byte_level("deepseek"))
     assert trained_texts(chat, talk("a", "42")) == ["42<|endoftext|>"]
 
 
 def test_reasoning_beside_the_content_must_be_written(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     messages = talk("a", "42")
     messages[1]["reasoning_content"] = "six sevens"
     with pytest.raises(BadRow, match="reasoning"):
@@ -134,7 +133,7 @@ def test_reasoning_beside_the_content_must_be_written(byte_level):
 
 
 def test_a_missing_end_of_turn_is_appended(byte_level):
-    chat = ChatFormat(byte_level(ENDLESS))
+    chat = ChatFormat(byte_level("endless"))
     chat.check()
     assert trained_texts(chat, talk("a", "So it is.")) == [" So it is.<|endoftext|>"]
     assert trained_texts(chat, talk("a", "So.", "b", "42")) == [" So.", " 42<|endoftext|>"]
@@ -142,12 +141,12 @@ def test_a_missing_end_of_turn_is_appended(byte_level):
 
 
 def test_what_follows_the_last_answer_is_left_out(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     assert chat.render(talk("a", "42", "thanks")) == chat.render(talk("a", "42"))
 
 
 def test_system_prompt_is_put_before_conversations_without_one(byte_level):
-    chat = ChatFormat(byte_level(QWEN2), system_prompt="be brief")
+    chat = ChatFormat(byte_level("qwen2"), system_prompt="be brief")
     own = [{"role": "system", "content": "own"}, *talk("a", "b")]
     assert chat.render(talk("a", "b")).text.startswith("<|im_start|>system\nbe brief<|im_end|>")
     assert chat.render(own).text.startswith("<|im_start|>system\nown<|im_end|>")
@@ -156,19 +155,21 @@ def test_system_prompt_is_put_before_conversations_without_one(byte_level):
 
 
 def test_stop_tokens_are_the_templates_end_and_the_tokenizers_eos(byte_level):
-    chat = ChatFormat(byte_level(QWEN2), stop_token_ids=(7, 1))
+    chat = ChatFormat(byte_level("qwen2"), stop_token_ids=(7, 1))
     assert chat.tokenizer.convert_ids_to_tokens(chat.stop_token_ids[:2]) == ["<|im_end|>", "<|endoftext|>"]
     assert chat.stop_token_ids == (1, 2, 7)
 
 
 def test_settings_reach_the_tokenizer_that_is_exported(byte_level, tmp_path):
-    (tmp_path / "chat.jinja").write_text(QWEN3)
-    chat = ChatFormat(byte_level(), chat_template=str(tmp_path / "chat.jinja"), eos_token="<|im_end|>")
-    assert (chat.tokenizer.chat_template, chat.tokenizer.eos_token) == (QWEN3, "<|im_end|>")
+    path, text = tmp_path / "chat.jinja", byte_level("qwen3").chat_template
+    path.write_text(text)
+    chat = ChatFormat(byte_level(), chat_template=str(path), eos_token="<|im_end|>")
+    assert (chat.tokenizer.chat_template, chat.tokenizer.eos_token) == (text, "<|im_end|>")
+    assert ChatFormat(byte_level(), chat_template=text).template.text == text
 
 
 def test_state_left_by_other_calls_does_not_matter(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     messages = talk("a", TEXT := "So it is. " * 9)
     expected = template_ids(chat, messages)
     chat.tokenizer([TEXT, "a"], padding="max_length", max_length=50, truncation=True)
@@ -188,7 +189,7 @@ def test_chatml_is_taken_by_name_only(byte_level):
     [
         ({"chat_template": "chat.jinja"}, "no such file"),
         ({"chat_template": "{{ 'hello' }}"}, "does not write out"),
-        ({"chat_template": QWEN2, "eos_token": "<eos>"}, "not a token"),
+        ({"chat_template": "chatml", "eos_token": "<eos>"}, "not a token"),
     ],
     ids=["no file", "no content", "unknown token"],
 )
@@ -199,7 +200,7 @@ def test_unusable_settings_are_one_line(byte_level, settings, message):
 
 
 def test_a_system_prompt_that_the_template_refuses_is_named(byte_level):
-    chat = ChatFormat(byte_level(NO_SYSTEM), system_prompt="be brief")
+    chat = ChatFormat(byte_level("no_system"), system_prompt="be brief")
     with pytest.raises(UserError, match=r"System role not supported; leave out --system_prompt"):
         chat.check()
     with pytest.raises(BadRow, match="System role not supported"):
@@ -207,7 +208,7 @@ def test_a_system_prompt_that_the_template_refuses_is_named(byte_level):
 
 
 def test_an_end_that_is_not_a_stop_token_fails_the_check(byte_level):
-    chat = ChatFormat(byte_level(QWEN2))
+    chat = ChatFormat(byte_level("qwen2"))
     chat.stop_token_ids = (2,)
     with pytest.raises(UserError, match="would never stop"):
         chat.check()

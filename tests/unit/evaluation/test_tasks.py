@@ -14,8 +14,8 @@ from open_r1.evaluation.task import Problem
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data"
 PREAMBLE = (
     r"Solve the following math problem efficiently and clearly.  The last line of your response should be of the "
-    r"following format: 'Therefore, the final answer is: $\boxed{ANSWER}$. I hope it is correct' (without quotes) where "
-    r"ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
+    r"following format: 'Therefore, the final answer is: $\boxed{ANSWER}$. I hope it is correct' (without quotes) "
+    r"where ANSWER is just the final number or expression that solves the problem. Think step by step before answering."
 )
 ROWS = {
     "gsm8k": {"question": "How many eggs?", "answer": "She has 1,000 + 125 = <<1000+125=1125>>1,125.\n#### 1,125"},

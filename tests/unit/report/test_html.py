@@ -1,0 +1,142 @@
+"""The report as a file: whole, well-formed, self-contained, and safe whatever the completions hold."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from open_r1.report.html import write_report
+
+HOSTILE = (
+    "</pre><script>alert('x')</script><img src=x onerror=alert(1)>\x00\x1b[31m&amp;]]> <|im_end|> <think>why</think>"
+)
+
+
+def write_stage(root: Path, number: int, name: str, kind: str, **files: object) -> dict:
+    folder = root / f"{number:02d}-{name}"
+    folder.mkdir(parents=True)
+    manifest = {
+        "settings": {"learning_rate": 1e-3, "system_prompt": HOSTILE, "nested": {"key": [1, 2]}},
+        "versions": {"torch": "2.13.0", "commit": "abc123"},
+        "command": ["python", "-m", "open_r1", kind],
+        "started": "2026-01-01T00:00:00",
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    for file, content in files.items():
+        (folder / file.replace("_", ".")).write_text(str(content))
+    return {"name": name, "kind": kind, "seconds": 12.0 * number, "folder": folder.name}
+
+
+def write_generations(folder: Path, reward: float) -> None:
+    row = {"problem": 0, "sample": 0, "prompt": HOSTILE, "completion": HOSTILE, "tokens": 9, "finish_reason": "stop"}
+    (folder / "problems").mkdir()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "reward": reward, "gold": "<42>"}]), folder / "problems/generations.parquet"
+    )
+
+
+def results(value: float) -> str:
+    task = {"task": "problems", "pass_at_1": value, "low": value - 0.05, "high": value + 0.05, "truncated": 0.125}
+    return json.dumps({"tasks": [{**task, "mean_tokens": 1234.5, "problems": 400, "samples": 1}]})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    curve = "".join(json.dumps({"step": step, "loss": 3 / step, "reward": step / 60}) + "\n" for step in range(1, 61))
+    completion = json.dumps({"step": 3, "prompt": HOSTILE, "completion": HOSTILE, "rewards": {"accuracy": 1.0}})
+    stages = [
+        write_stage(tmp_path, 1, "base", "evaluate", results_json=results(0.10)),
+        write_stage(tmp_path, 2, "grpo", "grpo", metrics_jsonl=curve, completions_jsonl=completion),
+        write_stage(tmp_path, 3, "after", "evaluate", results_json=results(0.61)),
+    ]
+    write_generations(tmp_path / "01-base", 0.0)
+    write_generations(tmp_path / "03-after", 1.0)
+    summary = {"pipeline": "demo <b>", "seed": 3, "seconds": 72.0, "all_stages": stages, "stages": []}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    return tmp_path
+
+
+def read(run: Path) -> tuple[str, ElementTree.Element]:
+    text = write_report(run).read_text(encoding="utf-8")
+    return text, ElementTree.fromstring(text.partition("\n")[2])
+
+
+def words(tree: ElementTree.Element) -> str:
+    return " ".join("".join(tree.find("body").itertext()).split())
+
+
+def test_the_page_says_what_came_out(run: Path) -> None:
+    _, tree = read(run)
+    said = words(tree)
+    for expected in (
+        "demo <b>",
+        "seed 3",
+        "1:12",
+        "10.0 %",
+        "61.0 %",
+        "56.0 – 66.0 %",
+        "12.5 %",
+        "1,234",
+        "400 problems",
+    ):
+        assert expected in said
+    assert "1 turned right" in said
+    assert "✗ wrong" in said
+    assert "✓ right" in said
+    titles = [figure.findtext("figcaption") for figure in tree.iter("figure")]
+    assert titles == ["Reward", "Loss"]
+    assert "60 steps · reward" in said
+
+
+def test_hostile_text_shows_itself_and_does_nothing(run: Path) -> None:
+    text, tree = read(run)
+    assert not list(tree.iter("script"))
+    assert not list(tree.iter("img"))
+    assert "<script" not in text
+    shown = "".join(HOSTILE.replace("\x00", "␀").replace("\x1b", "␛"))
+    pres = ["".join(pre.itertext()) for pre in tree.iter("pre")]
+    assert len(pres) == 5  # a prompt and two answers, and the prompt and completion of a training step
+    assert all(pre == shown for pre in pres)
+    assert {span.attrib["class"] for pre in tree.iter("pre") for span in pre.iter("span")} == {"token", "think"}
+
+
+def test_nothing_is_fetched(run: Path) -> None:
+    text, tree = read(run)
+    assert not re.search(r"https?://|url\(|@import|src=", text.replace(HOSTILE, "").replace("&lt;img src=x", ""))
+    assert {node.attrib["href"][0] for node in tree.iter("a")} == {"#"}
+    anchors = {node.attrib["id"] for node in tree.iter() if "id" in node.attrib}
+    assert {node.attrib["href"][1:] for node in tree.iter("a")} <= anchors
+
+
+def test_settings_and_versions_are_folded_in(run: Path) -> None:
+    _, tree = read(run)
+    folds = {fold.findtext("summary/b"): " ".join(fold.itertext()) for fold in tree.iter("details")}
+    assert {"1 · base", "2 · grpo", "3 · after"} <= set(folds)
+    for expected in ("learning_rate 0.001", "nested.key 1, 2", "commit abc123", "python -m open_r1 grpo"):
+        assert expected in folds["2 · grpo"]
+
+
+def test_a_single_run_without_a_pipeline_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    _, tree = read(tmp_path)
+    assert [figure.findtext("figcaption") for figure in tree.iter("figure")] == ["Loss"]
+
+
+def test_an_empty_folder_has_an_empty_report(tmp_path: Path) -> None:
+    _, tree = read(tmp_path)
+    assert not list(tree.iter("figure"))
+
+
+def test_long_completions_lose_their_middle(run: Path) -> None:
+    from open_r1.report.sections import shown_text
+
+    shown = shown_text("a" * 50_000 + "end")
+    assert len(shown) < 13_000
+    assert shown.endswith("end")
+    assert "38,003 characters left out" in shown

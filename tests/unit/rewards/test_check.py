@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from open_r1.errors import UserError
+from open_r1.rewards.check import GoldReport, check_gold
+from open_r1.rewards.registry import reward_spec
+
+ACCURACY, FORMAT, LENGTH, COSINE = map(reward_spec, ("accuracy", "format", "length", "cosine"))
+
+
+def printed(report: GoldReport) -> str:
+    out = StringIO()
+    report.print(Console(file=out, width=140))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", ["gsm8k_train.jsonl", "math_500.jsonl", "aime24.jsonl"])
+def test_real_gold_answers_are_rewarded(real_rows: Callable[[str], list[dict[str, str]]], name: str) -> None:
+    rows = real_rows(name)
+    report = check_gold(rows, [FORMAT, ACCURACY, COSINE, LENGTH], sample=30)
+    assert report.failures == []
+    assert (len(report.rows), report.checked, report.skipped) == (30, ["accuracy", "cosine"], ["format", "length"])
+    report.raise_if_hopeless()
+    assert printed(report).startswith("Reward accuracy: 30 of 30 gold answers tried are rewarded.")
+
+
+def test_planted_bad_golds_are_shown() -> None:
+    rows = [{"problem": "p", "answer": gold} for gold in ("18", "forty two apples", r"\frac{1}{2}", "[see] above")]
+    report = check_gold(rows, [ACCURACY])
+    assert [(failure.row, failure.value) for failure in report.failures] == [(1, None), (3, None)]
+    assert report.unparsable_share("accuracy") == 0.5
+    report.raise_if_hopeless()
+    text = printed(report)
+    assert "2 of 4 gold answers tried are rewarded, 50% give no reward" in text
+    assert "forty two apples" in text and "[see] above" in text and "cannot be parsed" in text
+
+
+def test_no_gold_that_parses_stops_the_run() -> None:
+    rows = [{"problem": "p", "solution": "no such thing"}] * 3
+    report = check_gold(rows, [FORMAT, ACCURACY])
+    with pytest.raises(
+        UserError, match=r"'accuracy' rewards none of the 3 .* None for every answer; row 0: gold 'no such"
+    ):
+        report.raise_if_hopeless()
+
+
+def test_a_named_column_goes_before_the_parameter() -> None:
+    rows = [{"solution": "prose without a value", "answer": "5"}]
+    assert check_gold(rows, [ACCURACY]).failures[0].gold == "prose without a value"
+    assert check_gold(rows, [ACCURACY], gold_column="answer").failures == []
+
+
+def test_data_without_gold() -> None:
+    with pytest.raises(
+        UserError, match=r"need a gold answer \(solution\) and the data has none; its columns are problem"
+    ):
+        check_gold([{"problem": "p"}], [ACCURACY])
+    assert check_gold([{"problem": "p"}], [FORMAT]).checked == []
+    assert check_gold([], [ACCURACY]).rows == []
+
+
+def test_own_reward_that_rejects_everything(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text("def strict(completions, answer, **columns):\n    return [0.0 for _ in completions]\n")
+    report = check_gold([{"answer": "5"}], [reward_spec(f"{path}:strict")])
+    with pytest.raises(UserError, match=r"would be 0 for every answer.*judged wrong by its own reward"):
+        report.raise_if_hopeless()
+
+
+def test_the_sample_is_seeded() -> None:
+    rows = [{"answer": str(index)} for index in range(100)]
+    first, again, other = (check_gold(rows, [ACCURACY], sample=5, seed=seed).rows for seed in (1, 1, 2))
+    assert first == again != other
