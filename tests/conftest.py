@@ -61,10 +61,14 @@ def sft_settings(tiny_checkpoint: Path, sums: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture(scope="session")
-def grpo_settings(tiny_checkpoint: Path, sums: Path, even_reward: str) -> dict[str, Any]:
-    """Settings of a short GRPO run, all but ``output_dir``: two prompts a step, four completions each."""
+def grpo_settings(sums: Path, even_reward: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Settings of a short GRPO run, all but ``output_dir``: two prompts a step, four completions each, of which some
+    stop before the longest length.
+    """
+    from tiny_checkpoint import save_tiny_checkpoint
+
     return {
-        "model_name_or_path": tiny_checkpoint,
+        "model_name_or_path": save_tiny_checkpoint(tmp_path_factory.mktemp("stopping") / "model", stops=range(20)),
         "dataset_name": sums,
         "reward_funcs": [even_reward],
         "reward_workers": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -15,11 +16,16 @@ CHATML = (
 
 
 def save_tiny_checkpoint(
-    folder: Path, template: str | None = CHATML, seed: int = 0, dtype: torch.dtype = torch.float32
+    folder: Path,
+    template: str | None = CHATML,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    stops: Sequence[int] = (),
 ) -> Path:
     """Writes a Qwen2 of two layers with tied embeddings, and its tokenizer of 256 bytes and three special tokens.
 
-    The weights are large for a fresh model, so that every token depends visibly on those before it.
+    The weights are large for a fresh model, so that every token depends visibly on those before it. It stops at
+    ``stops`` too, by its generation_config.json: its own end of turn is drawn once in some hundred tokens.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
@@ -45,6 +51,8 @@ def save_tiny_checkpoint(
         eos_token_id=tokenizer.eos_token_id,
         tie_word_embeddings=True,
     )
-    Qwen2ForCausalLM(config).to(dtype).save_pretrained(folder)
+    model = Qwen2ForCausalLM(config).to(dtype)
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, *stops]
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -19,8 +19,11 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
     "TOKENIZERS_PARALLELISM": "false",
+    # A thread that waits for the other spins for long by default; where something else needs the core, both then crawl.
+    "GOMP_SPINCOUNT": "1000",
 }
-"""Set before any library is imported, unless the person has set them: no telemetry, and one tokenizer a process."""
+"""Set before any library is imported, unless the person has set them: no telemetry, one tokenizer a process, threads
+that give way."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,9 @@ def test_logprobs(family: str, sampling: dict[str, float]) -> None:
     model = build(family)
     model.set_attn_implementation(NAME)
     rng = np.random.default_rng(0)
-    requests = [Request(index, tuple(rng.integers(2, 64, length).tolist()), index) for index, length in enumerate([5, 5, 11, 3])]
+    requests = [
+        Request(index, tuple(rng.integers(2, 64, length).tolist()), index) for index, length in enumerate([5, 5, 11, 3])
+    ]
     params = SamplingParams(max_new_tokens=14, stop_token_ids=(1, 5), **sampling)
     completions = sorted(
         TransformersEngine(model, pad_token_id=0, batch_size=3).generate(requests, params),

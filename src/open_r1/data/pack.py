@@ -55,7 +55,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class TrainingSequence:
-    """One sequence before packing: ``ids`` [L] with per-token fields [L] aligned to the targets (index 0 is ignored)."""
+    """One sequence before packing: ``ids`` [L] and per-token fields [L] aligned to the targets (index 0 is ignored)."""
 
     ids: np.ndarray
     loss_weight: np.ndarray

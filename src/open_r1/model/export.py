@@ -39,11 +39,11 @@ def save_model(
         generation.temperature = generation.top_p = generation.top_k = None
     if dtype is not None:
         state_dict = {name: _cast(tensor, dtype) for name, tensor in (state_dict or model.state_dict()).items()}
-    stored, base.config.dtype = base.config.dtype, dtype or base.config.dtype
-    try:
-        model.save_pretrained(folder, state_dict=state_dict)
-        generation.save_pretrained(folder)
-    finally:
+    model.save_pretrained(folder, state_dict=state_dict)
+    generation.save_pretrained(folder)
+    if dtype is not None:  # transformers has written the dtype of the weights in memory
+        stored, base.config.dtype = base.config.dtype, dtype
+        base.config.save_pretrained(folder)
         base.config.dtype = stored
     tokenizer.save_pretrained(folder)
 

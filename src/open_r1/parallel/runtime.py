@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -165,10 +166,11 @@ class Runtime:
         self._accelerator.log(metrics, step=step)
 
     def close(self) -> None:
-        """Ends trackers and the process group."""
+        """Ends trackers and the process group; a further run in this process may choose its own precision."""
         self._accelerator.end_training()
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def world_size_from_environment() -> int:

@@ -68,9 +68,12 @@ class Checkpoints:
         self._tokenizer = tokenizer
         self._stop_token_ids = stop_token_ids
 
-    def save(self, state: TrainingState, model: nn.Module, optimizer: Optimizer) -> Path:
-        """Writes ``checkpoint-{state.step}``; a full disk is said, leaves nothing behind, and does not raise."""
-        target = self.folder / f"checkpoint-{state.step}"
+    def save(self, state: TrainingState, model: nn.Module, optimizer: Optimizer) -> Path | None:
+        """Writes ``checkpoint-{state.step}`` and returns its path.
+
+        A full disk is said, leaves nothing behind, and does not raise: then rank 0 returns None.
+        """
+        target: Path | None = self.folder / f"checkpoint-{state.step}"
         if self._runtime.is_main:
             temporary = self.folder / f".checkpoint-{state.step}.tmp"
             try:
@@ -82,6 +85,7 @@ class Checkpoints:
             except OSError as error:
                 shutil.rmtree(temporary, ignore_errors=True)
                 console.print(f"[red]checkpoint {state.step} was not saved[/]: {error}; the last whole one stays")
+                target = None
         self._runtime.barrier()
         return target
 

@@ -112,6 +112,7 @@ class Trainer:
         self.schedule = Schedule(config, self.total_steps)
         self.meter = StepMeter(self.pack_model.causal_lm, runtime.world_size)
         self.guard = NonFiniteGuard(config.max_nonfinite_steps, Path(config.output_dir))
+        self._saved: tuple[int, Path | None] = (-1, None)
 
     def train(self) -> TrainResult:
         """Runs to the last step, from the checkpoint that the settings name.
@@ -142,8 +143,9 @@ class Trainer:
                         raise Interrupted(number)
             except Interrupted as signal:
                 path = self._save(step)
+                saved = f"saved to {path}" if path else "not saved, an earlier checkpoint stays"
                 raise StopRequested(
-                    f"stopped by {signal} after step {step} of {self.total_steps}; saved to {path}; "
+                    f"stopped by {signal} after step {step} of {self.total_steps}; {saved}; "
                     "the same command with --resume_from_checkpoint true continues",
                     signal.signal_number,
                 ) from None
@@ -228,6 +230,8 @@ class Trainer:
         scaled = self.runtime.loss_scaler is not None
         if not self.guard.admits(step, loss, 0.0 if scaled else grad_norm, packs):
             console.print(f"[yellow]step {step + 1} skipped[/]: loss {loss}, gradient norm {grad_norm}, not finite")
+            if scaled:  # the scaler takes no other step before this one is ended
+                self.runtime.loss_scaler.update()
             return False
         self.optimizer.step()
         return math.isfinite(grad_norm)
@@ -245,10 +249,13 @@ class Trainer:
             return int(step / per_epoch) > int((step - 1) / per_epoch) or step == self.total_steps
         return step % resolve_steps(every or 1, self.total_steps) == 0
 
-    def _save(self, step: int) -> Path:
-        sources = self.runtime.gather([self.source.state_dict(step)])
-        state = TrainingState(step, sources, self.source.fingerprint)
-        return self.checkpoints.save(state, self.pack_model.model, self.optimizer)
+    def _save(self, step: int) -> Path | None:
+        """Saves the state after ``step`` steps, unless that was the last one saved."""
+        if self._saved[0] != step:
+            sources = self.runtime.gather([self.source.state_dict(step)])
+            state = TrainingState(step, sources, self.source.fingerprint)
+            self._saved = (step, self.checkpoints.save(state, self.pack_model.model, self.optimizer))
+        return self._saved[1]
 
     def _summary(self, losses: list[float], steps: int) -> dict[str, float]:
         finite = [loss for loss in losses if math.isfinite(loss)]

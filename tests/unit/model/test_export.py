@@ -1,0 +1,77 @@
+"""What is written is what transformers opens."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from training_runs import assert_same_weights, load_weights
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from open_r1.model.export import move_into, save_model
+from open_r1.model.load import load_model, load_tokenizer
+
+
+@pytest.fixture
+def parts(tiny_checkpoint: Path):
+    return load_model(str(tiny_checkpoint), dtype="float32"), load_tokenizer(str(tiny_checkpoint))
+
+
+def test_a_folder_that_transformers_opens(parts, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model, tokenizer = parts
+    save_model(model, tmp_path, tokenizer=tokenizer, stop_token_ids=(256, 7))
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert_same_weights(opened.state_dict(), model.state_dict())
+    assert opened.generation_config.eos_token_id == [256, 7]
+    assert opened.generation_config.pad_token_id == tokenizer.pad_token_id
+    assert opened.config._attn_implementation == "sdpa"  # not this project's, which others do not know
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    text = again.apply_chat_template([{"role": "user", "content": "2+2?"}], tokenize=False, add_generation_prompt=True)
+    assert text == "<|im_start|>user\n2+2?<|im_end|>\n<|im_start|>assistant\n"
+    assert load_weights(tmp_path).keys() == load_weights(tiny_checkpoint).keys()  # tied weights once
+
+
+def test_generation_stops_at_what_training_taught(parts, tmp_path: Path) -> None:
+    model, tokenizer = parts
+    ids = torch.tensor([[1, 2, 3]])
+    free = model.generate(ids, max_new_tokens=8, do_sample=False)[0, 3:].tolist()
+    stop = free[2]
+    save_model(model, tmp_path, tokenizer=tokenizer, stop_token_ids=(stop,))
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert opened.generation_config.eos_token_id == stop
+    stopped = opened.generate(ids, max_new_tokens=8, do_sample=False)[0, 3:].tolist()
+    assert stopped == free[: free.index(stop) + 1]
+
+
+def test_dtype_of_what_is_stored(parts, tmp_path: Path) -> None:
+    model, tokenizer = parts
+    save_model(model, tmp_path, tokenizer=tokenizer, stop_token_ids=(256,), dtype=torch.bfloat16)
+    assert {tensor.dtype for tensor in load_weights(tmp_path).values()} == {torch.bfloat16}
+    assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
+    assert model.dtype == torch.float32  # training goes on
+    assert str(model.config.dtype).removeprefix("torch.") == "float32"
+
+
+def test_sampling_values_beside_greedy_decoding_do_not_stop_the_export(parts, tmp_path: Path) -> None:
+    model, tokenizer = parts
+    model.generation_config.temperature, model.generation_config.do_sample = 0.6, False
+    save_model(model, tmp_path / "greedy", tokenizer=tokenizer, stop_token_ids=(256,))
+    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True
+    save_model(model, tmp_path / "sampling", tokenizer=tokenizer, stop_token_ids=(256,))
+    values = json.loads((tmp_path / "sampling" / "generation_config.json").read_text())
+    assert (values["do_sample"], values["temperature"]) == (True, 0.6)
+
+
+def test_files_are_moved_over_older_ones(tmp_path: Path) -> None:
+    for folder, text in (("new", "new"), ("old", "old")):
+        (tmp_path / folder / "deep").mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text(text)
+        (tmp_path / folder / "deep" / f"{text}.txt").write_text(text)
+    (tmp_path / "old" / "kept.txt").write_text("old")
+    move_into(tmp_path / "new", tmp_path / "old")
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "old" / "a.txt").read_text() == "new"
+    assert (tmp_path / "old" / "kept.txt").read_text() == "old"
+    assert [path.name for path in (tmp_path / "old" / "deep").iterdir()] == ["new.txt"]

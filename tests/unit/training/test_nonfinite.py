@@ -1,0 +1,181 @@
+"""A loss or gradient that is not finite never reaches the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_runtime import FakeRuntime
+from torch import Tensor, nn
+from training_runs import Run, assert_different_weights, assert_same_weights, load_weights, train
+
+from open_r1.config import TrainingConfig
+from open_r1.data.pack import Pack, TrainingSequence, make_pack
+from open_r1.errors import UserError
+from open_r1.model.load import load_model
+from open_r1.model.pack_model import PackModel
+from open_r1.training.checkpoint import Checkpoints
+from open_r1.training.guard import NonFiniteGuard
+from open_r1.training.loop import StepBatch, Trainer
+from open_r1.training.optimizer import build_optimizer
+from open_r1.training.sft_source import sft_objective
+
+Poison = Callable[[Tensor], Tensor]
+
+
+def loss_is_nan(loss: Tensor) -> Tensor:
+    return loss * torch.nan
+
+
+def loss_is_infinite(loss: Tensor) -> Tensor:
+    return loss / 0
+
+
+def only_the_gradient_is_nan(loss: Tensor) -> Tensor:
+    return loss + (loss * 0).sqrt()  # 0, with a slope of 0 · ∞
+
+
+@pytest.fixture
+def run(sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Run]:
+    """Trains with an objective that is poisoned at the steps (from 1) that are named."""
+
+    def run(name: str, poison: Poison, steps: set[int], **settings: Any) -> Run:
+        calls = []
+
+        def objective(predicted: Any, pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
+            calls.append(pack)
+            loss, metrics = sft_objective(predicted, pack)
+            return (poison(loss) if len(calls) in steps else loss), metrics
+
+        monkeypatch.setattr("open_r1.sft.sft_objective", objective)
+        decayed = {"weight_decay": 0.1, "lr_scheduler_type": "constant"}
+        return train("sft", tmp_path / name, **sft_settings | decayed | settings)
+
+    return run
+
+
+@pytest.mark.parametrize("poison", [loss_is_nan, loss_is_infinite, only_the_gradient_is_nan])
+def test_a_step_is_skipped_and_counted(poison: Poison, run: Callable[..., Run], sft_settings: dict[str, Any]) -> None:
+    before = load_weights(sft_settings["model_name_or_path"])
+    skipped = run("one", poison, {1}, max_steps=1)
+    assert_same_weights(skipped.weights, before)
+    assert skipped.results["skipped_steps"] == 1
+    (line,) = skipped.metrics
+    assert line["skipped"] == 1
+    assert line["grad_norm"] is None
+    assert (line["loss"] is None) == (poison is not only_the_gradient_is_nan)
+
+    within = run("within", poison, {2, 4}, max_steps=5)
+    assert [line.get("skipped") for line in within.metrics] == [None, 1, None, 1, None]
+    assert within.results["skipped_steps"] == 2
+    assert_different_weights(within.weights, before)
+    assert all(tensor.isfinite().all() for tensor in within.weights.values())
+
+
+def test_a_skipped_step_leaves_weights_and_optimizer_alone(run: Callable[..., Run]) -> None:
+    """Checkpoints before and after it are the same but for their step."""
+    skipped = run("run", loss_is_nan, {3}, max_steps=4, save_strategy="steps", save_steps=1)
+    states = []
+    for step in (2, 3):
+        folder = skipped.folder / f"checkpoint-{step}"
+        optimizer = torch.load(folder / "training_state.pt", weights_only=False)["optimizer"]
+        moments = {
+            f"{number}.{name}": value for number, state in optimizer["state"].items() for name, value in state.items()
+        }
+        states.append(load_weights(folder) | moments)
+    assert_same_weights(*states)
+
+
+def test_too_many_in_a_row_stop_the_run(run: Callable[..., Run], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not finite 3 times in a row; the weights are those of step 4") as error:
+        run("run", loss_is_nan, {2, 3, 5, 6, 7}, max_steps=9, max_nonfinite_steps=3)
+    path = tmp_path / "run" / "nonfinite-step-7.pt"
+    assert str(path) in str(error.value)
+    saved = torch.load(path, weights_only=False)
+    assert saved["step"] == 7
+    assert saved["loss"] != saved["loss"]
+    (pack,) = saved["packs"]
+    assert len(pack.target_index) > 0
+
+
+def test_counting_by_hand(tmp_path: Path) -> None:
+    guard = NonFiniteGuard(2, tmp_path)
+    assert guard.admits(0, 1.0, 2.0, [])
+    assert not guard.admits(1, float("inf"), 2.0, [])
+    assert guard.admits(2, 1.0, 2.0, [])
+    assert not guard.admits(3, 1.0, float("nan"), [])
+    assert guard.skipped == 2
+    with pytest.raises(UserError):
+        guard.admits(4, float("nan"), 1.0, [])
+
+
+class ScalingRuntime(FakeRuntime):
+    """What Accelerate does in fp16, with the scaler of the CPU, for an optimizer that is to be set."""
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loss_scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+
+    def unwrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    @contextmanager
+    def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
+        yield
+
+    def backward(self, loss: Tensor) -> None:
+        self.loss_scaler.scale(loss).backward()
+
+    def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+        self.loss_scaler.unscale_(self.optimizer)
+        return nn.utils.clip_grad_norm_(parameters, max_norm)
+
+
+class ScaledOptimizer(torch.optim.SGD):
+    """Steps through the scaler, as Accelerate's wrapper does."""
+
+    scaler: torch.amp.GradScaler
+
+    def step(self, closure: None = None) -> None:
+        self.scaler.step(self.plain)
+        self.scaler.update()
+
+
+class OnePack:
+    """The same pack at each step."""
+
+    steps_per_epoch, fingerprint = 1.0, ""
+
+    def batch(self, step: int, stop: object) -> StepBatch:
+        ones = torch.ones(6).numpy()
+        return StepBatch([make_pack([TrainingSequence(ones, ones)])], 5.0)
+
+
+@pytest.mark.parametrize("poison", [loss_is_nan, only_the_gradient_is_nan])
+def test_with_a_loss_scale_the_next_step_is_taken(poison: Poison, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    runtime = ScalingRuntime()
+    module = PackModel(load_model(str(tiny_checkpoint)))
+    config = TrainingConfig(output_dir=str(tmp_path), max_steps=3, save_strategy="no", learning_rate=1e-3)
+    runtime.optimizer = build_optimizer(module, config)
+    optimizer = ScaledOptimizer(module.parameters())
+    optimizer.plain, optimizer.scaler = runtime.optimizer, runtime.loss_scaler
+    calls = []
+
+    def objective(predicted: Any, pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
+        calls.append(module.model.lm_head.weight.detach().clone())
+        loss, metrics = sft_objective(predicted, pack)
+        return (poison(loss) if len(calls) == 2 else loss), metrics
+
+    checkpoints = Checkpoints(config, runtime, None, ())
+    Trainer(config, runtime, module, optimizer, OnePack(), objective, checkpoints).train()
+    first, second, third = calls
+    assert not torch.equal(first, second)
+    assert torch.equal(second, third)
+    assert not torch.equal(third, module.model.lm_head.weight)
+    assert runtime.loss_scaler.get_scale() == 512.0

@@ -1,0 +1,204 @@
+"""Whole runs by their settings: what they train, refuse and leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tiny_checkpoint import save_tiny_checkpoint
+from training_runs import Run, assert_different_weights, assert_same_weights, load_weights, train
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from open_r1.errors import StopRequested, UserError
+from open_r1.training.checkpoint import Checkpoints
+
+
+@pytest.fixture
+def rewards(tmp_path: Path) -> str:
+    path = tmp_path / "rewards_of_mine.py"
+    path.write_text(
+        "def constant(completions, **columns):\n    return [0.5] * len(completions)\n\n\n"
+        "def broken(completions, **columns):\n    raise KeyError('gold')\n"
+    )
+    return str(path)
+
+
+def test_a_folder_that_holds_a_run(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = sft_settings | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    first = train("sft", tmp_path / "run", **settings)
+    assert first.checkpoints == [2]  # the last step is the final model
+    with pytest.raises(UserError, match=r"holds a run already; continue it with --resume_from_checkpoint true"):
+        train("sft", tmp_path / "run", **settings)
+    anew = train("sft", tmp_path / "run", **settings | {"max_steps": 2}, overwrite_output_dir=True)
+    assert len(anew.losses) == 2
+    assert anew.checkpoints == []
+    assert json.loads((anew.folder / "settings.json").read_text())["max_steps"] == 2
+
+
+def test_the_final_model_is_as_its_base_was_stored(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    base = save_tiny_checkpoint(tmp_path / "base", dtype=torch.bfloat16)
+    settings = sft_settings | {"model_name_or_path": base, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    run = train("sft", tmp_path / "run", **settings)
+    assert {tensor.dtype for tensor in run.weights.values()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in load_weights(run.folder / "checkpoint-1").values()} == {torch.float32}
+    assert AutoModelForCausalLM.from_pretrained(run.folder).dtype == torch.bfloat16
+    assert AutoTokenizer.from_pretrained(run.folder).chat_template
+
+
+def test_the_loss_falls_on_what_was_held_out(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    mixture = {"datasets": [{"id": str(sft_settings["dataset_name"])}], "seed": 0, "test_split_size": 0.2}
+    config = tmp_path / "recipe.yaml"
+    config.write_text(json.dumps({"dataset_mixture": mixture, "eval_strategy": "steps", "eval_steps": 5}))
+    settings = {name: value for name, value in sft_settings.items() if name != "dataset_name"}
+    run = train("sft", tmp_path / "run", config=config, **settings, max_steps=20)
+    losses = {line["step"]: line["eval_loss"] for line in run.metrics if "eval_loss" in line}
+    assert list(losses) == [5, 10, 15, 20]
+    assert losses[20] < losses[5] - 0.3
+
+
+def test_held_out_loss_is_the_loss(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    """Of the same rows, at the same weights: one step over all packs, with rate 0."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for split in ("train", "test"):
+        (rows / f"{split}.jsonl").write_text(Path(sft_settings["dataset_name"]).read_text())
+    settings = sft_settings | {"dataset_name": rows, "learning_rate": 0, "gradient_accumulation_steps": 40}
+    run = train("sft", tmp_path / "run", **settings, eval_strategy="epoch")
+    (line,) = run.metrics
+    assert line["eval_loss"] == pytest.approx(line["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_adapters_alone_are_trained_and_saved(
+    command: str, sft_settings: dict[str, Any], grpo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {"sft": sft_settings, "grpo": grpo_settings | {"beta": 0.1}}[command]
+    settings = settings | {"use_peft": True, "lora_r": 4, "max_steps": 3}
+    run = train(command, tmp_path / "run", **settings)
+    files = {path.name for path in run.folder.glob("*.safetensors")}
+    assert files == {"adapter_model.safetensors"}
+    adapters = load_file(run.folder / "adapter_model.safetensors")
+    assert all("lora_" in name for name in adapters)
+    assert any(tensor.any() for name, tensor in adapters.items() if "lora_B" in name)
+
+    base = AutoModelForCausalLM.from_pretrained(settings["model_name_or_path"])
+    ids = torch.tensor([[1, 2, 3, 4]])
+    before = base(ids).logits
+    tuned = PeftModel.from_pretrained(base, run.folder)
+    assert not torch.allclose(tuned(ids).logits, before)
+    with tuned.disable_adapter():
+        assert torch.equal(tuned(ids).logits, before)
+
+
+def test_lora_target_modules_that_are_not_there(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lora_target_modules.*nowhere_proj"):
+        train("sft", tmp_path, **sft_settings, max_steps=1, use_peft=True, lora_target_modules="nowhere_proj")
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_the_reference_is_where_training_started(adapters: bool, grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = grpo_settings | {"beta": 0.1, "temperature": 0.7, "use_peft": adapters, "max_steps": 3}
+    kl = [line["kl_reference"] for line in train("grpo", tmp_path, **settings).metrics]
+    assert kl[0] == pytest.approx(0.0, abs=1e-9)
+    assert min(kl[1:]) > 1e-4
+
+
+def test_without_beta_there_is_no_reference(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    assert "kl_reference" not in train("grpo", tmp_path, **grpo_settings, max_steps=1).metrics[0]
+
+
+def test_rewards_that_are_all_equal_train_nothing(rewards: str, grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = grpo_settings | {"reward_funcs": [f"{rewards}:constant"], "weight_decay": 0.5, "max_resample_rounds": 1}
+    run = train("grpo", tmp_path / "run", **settings, max_steps=2)
+    assert_same_weights(run.weights, load_weights(settings["model_name_or_path"]))
+    assert [(line["skipped"], line["groups_trained"], line["prompts_drawn"]) for line in run.metrics] == [(1, 0, 4)] * 2
+    assert run.results["train_tokens"] == 0
+
+
+def test_rewards_that_fail_on_everything_stop_the_run(
+    rewards: str, grpo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = grpo_settings | {"reward_funcs": [f"{rewards}:broken"]}
+    with pytest.raises(UserError, match="failed on every completion; the first error: broken: KeyError: 'gold'"):
+        train("grpo", tmp_path / "run", **settings, max_steps=1)
+
+
+def test_one_reward_of_two_may_fail(
+    rewards: str, grpo_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    mine = grpo_settings["reward_funcs"][0]
+    settings = grpo_settings | {"reward_funcs": [mine, f"{rewards}:broken"]}
+    run = train("grpo", tmp_path / "run", **settings, max_steps=2)
+    assert_different_weights(run.weights, load_weights(settings["model_name_or_path"]))
+    assert all(line["reward_errors"] == 2 for line in run.metrics)  # one for each group
+    assert capsys.readouterr().err.count("a reward function failed") == 1
+    alone = train("grpo", tmp_path / "alone", **grpo_settings, max_steps=2)
+    assert run.losses == alone.losses
+
+
+def test_a_step_must_hold_whole_groups(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="are not whole groups of num_generations 4"):
+        train("grpo", tmp_path, **grpo_settings | {"per_device_train_batch_size": 6}, max_steps=1)
+
+
+def test_completions_are_logged_when_asked(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = {"max_steps": 2, "log_completions": True, "num_completions_to_print": 3}
+    run = train("grpo", tmp_path, **grpo_settings, **settings)
+    entries = [json.loads(line) for line in (run.folder / "completions.jsonl").read_text().splitlines()]
+    assert len(entries) == 2 * 3
+    assert entries[0]["prompt"][-1]["content"].endswith("?")
+    assert all(0 <= entry["reward"] <= 1 for entry in entries)
+
+
+def test_a_padding_token_outside_the_embedding(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    """As of a tokenizer that was given one after the model was made; prompts of several lengths need padding."""
+    model = save_tiny_checkpoint(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+    tokenizer.save_pretrained(model)
+    config = json.loads((model / "config.json").read_text())
+    assert tokenizer.pad_token_id == config["vocab_size"]
+    settings = grpo_settings | {"model_name_or_path": model, "per_device_train_batch_size": 32, "max_steps": 1}
+    plain = train("grpo", tmp_path / "plain", **settings | {"model_name_or_path": grpo_settings["model_name_or_path"]})
+    assert train("grpo", tmp_path / "run", **settings).losses == plain.losses
+
+
+def test_a_stop_whose_checkpoint_fails_does_not_say_saved(
+    sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Checkpoints, "_write", full)
+    settings = sft_settings | {"save_strategy": "steps", "save_steps": 2, "max_steps": 9}
+    with pytest.raises(StopRequested, match="after step 2 of 9; not saved, an earlier checkpoint stays"):
+        train("sft", tmp_path, **settings)
+    assert Run(tmp_path).checkpoints == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"save_strategy": "steps", "save_steps": 3, "max_steps": 8}, [3, 6]),
+        ({"save_strategy": "steps", "save_steps": 0.25, "max_steps": 8}, [2, 4, 6]),
+        ({"save_strategy": "no", "max_steps": 8}, []),
+        ({"save_strategy": "epoch", "num_train_epochs": 3, "gradient_accumulation_steps": 16}, None),
+    ],
+)
+def test_when_checkpoints_are_saved(
+    settings: dict[str, Any], steps: list[int] | None, sft_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run = train("sft", tmp_path, **sft_settings | settings)
+    if steps is None:  # after the step in which an epoch ends; the third one's is the final model
+        epochs = np.array([line["epoch"] for line in run.metrics])
+        steps = [int(np.argmax(epochs >= epoch - 1e-9)) + 1 for epoch in (1, 2)]
+    assert run.checkpoints == steps
