@@ -13,6 +13,8 @@ from transformers import (
     FalconH1ForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     GptOssConfig,
     GptOssForCausalLM,
     GraniteConfig,
@@ -60,6 +62,9 @@ ATTENTION: dict[str, Callable[[], PreTrainedModel]] = {
     "mistral, sliding": lambda: MistralForCausalLM(MistralConfig(**SIZES, sliding_window=4)),
     "gemma2, sliding, softcap": lambda: Gemma2ForCausalLM(
         Gemma2Config(**SIZES, head_dim=8, sliding_window=4, **SOFTCAPS)
+    ),
+    "gpt2, learned positions": lambda: GPT2LMHeadModel(
+        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=128, initializer_range=0.2)
     ),
     "granite, divides logits": lambda: GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=4.0)),
     "cohere, multiplies logits": lambda: CohereForCausalLM(CohereConfig(**SIZES, logit_scale=0.25)),

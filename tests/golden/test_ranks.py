@@ -43,18 +43,14 @@ def test_two_ranks_are_one(sft_settings: dict[str, Any], grpo_settings: dict[str
     two = finish(process, tmp_path / "sft2")
     assert_same_run(two, one)
 
-    grpo = (
-        grpo_settings
-        | GENTLE
-        | {"max_steps": 4, "num_iterations": 2, "scale_rewards": "batch", "beta": 0.1, "pack_length": 40}
-    )
-    grpo |= {"max_completion_length": 20, "mask_truncated_completions": True, "learning_rate": 3e-3}
-    process = start(
-        [*TORCHRUN, str(SOURCE / "grpo.py")], tmp_path / "grpo2", **grpo | {"per_device_train_batch_size": 4}
-    )
-    one = train("grpo", tmp_path / "grpo1", **grpo)
+    grpo = grpo_settings | GENTLE | {"max_steps": 4, "num_iterations": 2, "scale_rewards": "batch", "beta": 0.1}
+    grpo |= {"pack_length": 40, "mask_truncated_completions": True, "learning_rate": 3e-3}
+    words = [*TORCHRUN, str(SOURCE / "grpo.py")]
+    process = start(words, tmp_path / "grpo2", **grpo | {"per_device_train_batch_size": 16})
+    one = train("grpo", tmp_path / "grpo1", **grpo | {"per_device_train_batch_size": 32})
     two = finish(process, tmp_path / "grpo2")
     assert_same_run(two, one)
+    assert all(0 < line["truncated"] < 1 for line in one.metrics)
     for name in ("reward", "reward_std", "completion_length", "truncated", "prompts_drawn", "entropy", "kl_reference"):
         values = [[line[name] for line in run.metrics] for run in (two, one)]
         assert values[0] == pytest.approx(values[1], abs=1e-5), name

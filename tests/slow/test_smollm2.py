@@ -95,9 +95,28 @@ def fine_tuned(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         dataset_num_proc=1,
         cpu_threads=THREADS,
         per_device_train_batch_size=1,
-        max_steps=6,
+        max_steps=4,
         warmup_steps=0,
     )
+
+
+def shortest(name: str, count: int) -> list[dict[str, Any]]:
+    return sorted(rows(name), key=lambda row: len(row["question"] + row["answer"]))[:count]
+
+
+def answer_logprobs(folder: Path, name: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities [K] of the answers' tokens in one pack of rows, and which of them [K] end an answer."""
+    torch.set_num_threads(THREADS)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pack = make_pack(training_sequences(tokenizer, shortest(name, count)))
+    with torch.no_grad():
+        logprobs = PackModel(load_model(str(folder), dtype="float32").eval())(pack).logprobs
+    return logprobs, pack.input_ids[pack.target_index] == tokenizer.convert_tokens_to_ids(END)
+
+
+def training_sequences(tokenizer: PreTrainedTokenizerBase, chosen: list[dict[str, Any]]) -> list[TrainingSequence]:
+    encoded = ChatFormat(tokenizer).encode_batch([conversation(row) for row in chosen])
+    return [TrainingSequence(item.input_ids, item.loss_mask.astype(np.float32)) for item in encoded]
 
 
 def test_digits_are_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -117,25 +136,27 @@ def test_what_is_trained_is_the_answer_and_its_end(tokenizer: PreTrainedTokenize
 
 def test_packed_loss_is_the_loss_of_each_row(smollm2: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Against transformers' own loss of the rows one by one."""
-    torch.set_num_threads(THREADS)
-    chosen = sorted(rows("gsm8k_train_64.jsonl"), key=lambda row: len(row["question"] + row["answer"]))[:5]
-    encoded = ChatFormat(tokenizer).encode_batch([conversation(row) for row in chosen])
-    pack = make_pack([TrainingSequence(item.input_ids, item.loss_mask.astype(np.float32)) for item in encoded])
-    model = load_model(str(smollm2), dtype="float32").eval()
+    logprobs, _ = answer_logprobs(smollm2, "gsm8k_train_64.jsonl", 5)
     plain = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float32, attn_implementation="eager").eval()
-    with torch.no_grad():
-        logprobs = PackModel(model)(pack).logprobs
-        for number, item in enumerate(encoded):
-            ids = torch.from_numpy(item.input_ids).long()[None]
-            labels = ids.masked_fill(torch.from_numpy(item.loss_mask)[None] == 0, -100)
-            packed = -logprobs[pack.sequence_index == number].mean()
-            torch.testing.assert_close(packed, plain(ids, labels=labels).loss, atol=1e-4, rtol=0)
+    start = 0
+    for sequence in training_sequences(tokenizer, shortest("gsm8k_train_64.jsonl", 5)):
+        ids, is_target = torch.from_numpy(sequence.ids).long()[None], torch.from_numpy(sequence.loss_weight)[None] > 0
+        with torch.no_grad():
+            loss = plain(ids, labels=ids.masked_fill(~is_target, -100)).loss
+        end = start + int(is_target.sum())
+        torch.testing.assert_close(-logprobs[start:end].mean(), loss, atol=1e-4, rtol=0)
+        start = end
+    assert start == len(logprobs)
 
 
-def test_fine_tuning_lowers_the_loss(fine_tuned: Run) -> None:
-    losses = fine_tuned.losses
-    assert len(losses) == 6
-    assert sum(losses[-3:]) / 3 < losses[0] - 0.2
+def test_fine_tuning_teaches_what_it_was_not_shown(smollm2: Path, fine_tuned: Run) -> None:
+    """Held-out solutions become likelier, and so does their end, which the model did not expect after ``#### 18``."""
+    assert len(fine_tuned.losses) == 4
+    before, is_end = answer_logprobs(smollm2, "gsm8k_test_64.jsonl", 6)
+    after, _ = answer_logprobs(fine_tuned.folder, "gsm8k_test_64.jsonl", 6)
+    assert -after.mean() < -before.mean() - 0.4
+    assert before[is_end].exp().mean() < 0.1
+    assert after[is_end].exp().mean() > 0.3
 
 
 def test_the_fine_tuned_model_answers_and_stops(fine_tuned: Run) -> None:
@@ -144,15 +165,15 @@ def test_the_fine_tuned_model_answers_and_stops(fine_tuned: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(fine_tuned.folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(fine_tuned.folder, dtype="auto")
     assert model.dtype == torch.bfloat16
-    questions = [[{"role": "user", "content": row["question"]}] for row in rows("gsm8k_test_64.jsonl", 4)]
+    questions = [[{"role": "user", "content": row["question"]}] for row in shortest("gsm8k_test_64.jsonl", 3)]
     prompts = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     )
-    answers = model.generate(**prompts, max_new_tokens=224, do_sample=False)[:, prompts["input_ids"].shape[1] :]
-    end = tokenizer.convert_tokens_to_ids(END)
-    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-    assert [end in answer for answer in answers].count(True) >= 3, texts
-    assert all("####" in text for text, answer in zip(texts, answers, strict=True) if end in answer), texts
+    answers = model.generate(**prompts, max_new_tokens=128, do_sample=False)[:, prompts["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(answers)
+    # A model this small may lose itself in one of them.
+    assert sum(END in text for text in texts) >= 2, texts
+    assert any("####" in text for text in texts), texts
 
 
 def test_reinforcement(smollm2: Path, tmp_path: Path) -> None:
@@ -166,7 +187,7 @@ def test_reinforcement(smollm2: Path, tmp_path: Path) -> None:
         max_steps=2,
         num_generations=4,
         per_device_train_batch_size=8,
-        max_completion_length=64,
+        max_completion_length=48,
     )
     metrics = run.metrics
     assert [line["step"] for line in metrics] == [1, 2]
@@ -175,13 +196,13 @@ def test_reinforcement(smollm2: Path, tmp_path: Path) -> None:
         assert line["mismatch"] < 1e-4
         assert 0 <= line["rewards/accuracy"] <= 1
         assert -1 <= line["rewards/repetition_penalty"] <= 0
-        assert 0 < line["completion_length"] <= 64
+        assert 0 < line["completion_length"] <= 48
         assert line["reward_timeouts"] == line["reward_errors"] == 0
     assert sum(line["groups_trained"] for line in metrics) > 0
     logged = [json.loads(line) for line in (run.folder / "completions.jsonl").read_text().splitlines()]
     assert len(logged) == 2 * 4
     assert all(entry["completion"] and -0.2 <= entry["reward"] <= 1 for entry in logged)
-    assert_different_weights(run.weights, load_weights(smollm2))
+    assert_different_weights(load_weights(smollm2), run.weights)
 
 
 def test_evaluation(smollm2: Path, tmp_path: Path, drawn: list[int]) -> None:

@@ -34,10 +34,10 @@ class RewardConfig(Settings):
     """Weight of each reward; unset weighs each 1."""
 
     cosine_min_value_wrong: float = 0.0
-    """Cosine reward of a wrong answer of cosine_max_len."""
+    """Cosine reward of a wrong answer of no length."""
 
     cosine_max_value_wrong: float = -0.5
-    """Cosine reward of a wrong answer of no length."""
+    """Cosine reward of a wrong answer of cosine_max_len."""
 
     cosine_min_value_correct: float = 0.5
     """Cosine reward of a right answer of cosine_max_len."""
@@ -107,6 +107,9 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
     NO_EFFECT: ClassVar[Mapping[str, str]] = {**TRAINING_NO_EFFECT, **GRPO_NO_EFFECT}
     NOT_OFFERED: ClassVar[Mapping[str, tuple[Any, ...]]] = {**TRAINING_NOT_OFFERED, **GRPO_NOT_OFFERED}
 
+    per_device_train_batch_size: PositiveInt = 8
+    """Completions of one micro-batch of one process."""
+
     num_generations: Annotated[int, Range(2)] = 8
     """Completions of one prompt: the group that advantages are taken over."""
 
@@ -156,7 +159,7 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
     """Completions decoded at once by one process; unset decodes all of its share."""
 
     pack_length: PositiveInt | None = None
-    """Tokens of a training pack, more where one sequence needs it; unset is chosen."""
+    """Tokens of a training pack, more where one sequence needs it; unset is 4,096."""
 
     use_vllm: bool = False
     """Draw completions with vLLM instead of transformers."""

@@ -37,7 +37,8 @@ def groups(cls: type[Settings]) -> dict[str, list[tuple[Field, str]]]:
     for owner in cls.__mro__:
         if not (isinstance(owner, type) and issubclass(owner, Settings)):
             continue
-        own = [(shown[name], doc) for name, doc in field_docs(owner).items() if name in shown]
+        # Popped, so that a setting whose default a class changes is listed there alone.
+        own = [(shown.pop(name), doc) for name, doc in field_docs(owner).items() if name in shown]
         if own:
             found[inspect.cleandoc(owner.__doc__ or owner.__name__)] = own
     return found

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 Overlong = Literal["split", "truncate", "drop"]
-SHORT = 32
+SHORT = 16
 """Sequences of at most this part of a pack are shared out at random instead of by length."""
 
 

@@ -87,7 +87,9 @@ def smooth(points: Sequence[Point], share: float = 0.08) -> list[Point]:
         mean_x, mean_y = _mean([x for x, _ in near]), _mean([y for _, y in near])
         spread = math.fsum((x - mean_x) ** 2 for x, _ in near)
         slope = math.fsum((x - mean_x) * (y - mean_y) for x, y in near) / spread if spread else 0.0
-        smoothed.append((x, mean_y + slope * (x - mean_x)))
+        low, high = min(y for _, y in near), max(y for _, y in near)
+        # A line fitted beside a spike would leave the range of what was measured: a share below zero.
+        smoothed.append((x, min(max(mean_y + slope * (x - mean_x), low), high)))
     return smoothed
 
 

@@ -78,7 +78,8 @@ class Checkpoints:
             temporary = self.folder / f".checkpoint-{state.step}.tmp"
             try:
                 self._write(temporary, state, model, optimizer)
-                shutil.rmtree(target, ignore_errors=True)
+                if target.exists():
+                    _remove(target)
                 os.replace(temporary, target)
                 _sync(self.folder)
                 self._rotate()
@@ -112,7 +113,7 @@ class Checkpoints:
     def _rotate(self) -> None:
         if self.limit:
             for stale in self.whole()[: -self.limit]:
-                shutil.rmtree(stale)
+                _remove(stale)
 
     def whole(self) -> list[Path]:
         """The run's whole checkpoints, oldest first; torn ones are named and passed over."""
@@ -197,6 +198,13 @@ def torn(path: Path) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes where {size} were written"
     return None
+
+
+def _remove(path: Path) -> None:
+    """Deletes a folder under a name that no one takes for a checkpoint, and that the next start clears away."""
+    doomed = path.with_name(f".{path.name}.old.tmp")
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
 
 
 def _sync(path: Path) -> None:

@@ -58,6 +58,7 @@ def start_run(config: TrainingConfig) -> Runtime:
         UserError: for a tracker that is not there, or an output folder that already holds a run.
     """
     logging.basicConfig(level=_level(config.log_level), format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last failure becomes one line
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     trackers = installed_trackers(config)

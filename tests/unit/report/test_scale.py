@@ -80,3 +80,10 @@ def test_thinning_averages_neighbours() -> None:
     points = [(float(x), float(x)) for x in range(10)]
     assert thin(points, 5) == [(0.5, 0.5), (2.5, 2.5), (4.5, 4.5), (6.5, 6.5), (8.5, 8.5)]
     assert thin(points, 10) == points
+
+
+def test_smoothing_stays_within_what_was_measured() -> None:
+    points = [(float(x), 1.0 if x == 34 else 0.0) for x in range(1, 41)]
+    smoothed = smooth(points)
+    assert min(y for _, y in smoothed) == 0.0
+    assert max(y for _, y in smoothed) <= 1.0

@@ -83,6 +83,17 @@ def test_the_newest_stay(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert [path.name for path in saver.checkpoints.whole()] == ["checkpoint-10", "checkpoint-100"]
 
 
+def test_a_kill_while_an_old_one_is_deleted_leaves_no_part_of_it(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = Saver(tiny_checkpoint, tmp_path / "run", save_total_limit=1)
+    saver.save(1)
+    monkeypatch.setattr(os, "rmdir", lambda *_, **__: 1 / 0)  # what rmtree does last
+    with pytest.raises(ZeroDivisionError):
+        saver.save(2)
+    assert saver.names == [".checkpoint-1.old.tmp", "checkpoint-2"]
+
+
 def test_a_checkpoint_is_written_over(saver: Saver) -> None:
     saver.save(3, 3)
     assert saver.names == ["checkpoint-3"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ def test_completions_are_logged_when_asked(grpo_settings: dict[str, Any], tmp_pa
 
 def test_a_padding_token_outside_the_embedding(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
     """As of a tokenizer that was given one after the model was made; prompts of several lengths need padding."""
-    model = save_tiny_checkpoint(tmp_path / "model")
+    model = Path(shutil.copytree(grpo_settings["model_name_or_path"], tmp_path / "model"))
     tokenizer = AutoTokenizer.from_pretrained(model)
     tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
     tokenizer.save_pretrained(model)
