@@ -2,8 +2,8 @@
 
     python recipes/demo/problems.py --train 2000 --test 500 --seed 0 --output runs/demo/problems
 
-writes ``train.jsonl`` and ``held-out.jsonl`` (fields: problem, answer); no problem of one is in the other, nor in the corpus
-that the demo's base model was trained on, because the three are told apart by a hash of the problem's text.
+writes ``train.jsonl`` and ``held-out.jsonl`` (fields: problem, answer); no problem of one is in the other, nor in the
+corpus that the demo's base model was trained on, because the three are told apart by a hash of the problem's text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-NAMES = ("Ana", "Ben", "Chloe", "Dan", "Eva", "Finn", "Grace", "Hugo", "Iris", "Jack", "Kim", "Leo", "Mia", "Nils", "Olga")
+NAMES = (
+    "Ana",
+    "Ben",
+    "Chloe",
+    "Dan",
+    "Eva",
+    "Finn",
+    "Grace",
+    "Hugo",
+    "Iris",
+    "Jack",
+    "Kim",
+    "Leo",
+    "Mia",
+    "Nils",
+    "Olga",
+)
 ITEMS = ("apples", "books", "cards", "coins", "eggs", "marbles", "pencils", "shells", "stamps", "stickers")
 MORE = ("buys {n} more", "finds {n} more", "gets {n} from a friend", "wins {n}")
 LESS = ("gives away {n}", "loses {n}", "sells {n}", "breaks {n}")

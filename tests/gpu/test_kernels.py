@@ -1,4 +1,4 @@
-"""On a CUDA device: every attention kernel computes what SDPA computes in float32, and training runs in bf16 and fp16."""
+"""On a CUDA device: every attention kernel computes what SDPA computes in float32; training runs in bf16 and fp16."""
 
 from __future__ import annotations
 

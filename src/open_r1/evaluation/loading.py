@@ -59,8 +59,9 @@ def chat_model(
     """A model that is already in memory, ready to be asked by the `transformers` engine."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
     fingerprint = weights_fingerprint(model)
+    # Never attended to; a tokenizer's own padding token may lie outside the model's embedding.
+    pad = stop_token_ids[0]
     engine = TransformersEngine(model.eval().to(device), pad_token_id=pad, batch_size=batch_size, device=device)
     context_length = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     return ChatModel(

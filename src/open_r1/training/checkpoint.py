@@ -29,7 +29,7 @@ from open_r1.parallel.runtime import Runtime
 
 MANIFEST = "checkpoint.json"
 STATE = "training_state.pt"
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from open_r1.training.metrics import MetricLog
 from open_r1.training.schedule import Schedule
 from open_r1.training.signals import Interrupted, StopSignal
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 @dataclass(frozen=True)

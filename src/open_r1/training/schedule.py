@@ -60,6 +60,8 @@ class Schedule:
 
     def __call__(self, step: int) -> float:
         """The learning rate of the optimizer step with index ``step``, counted from 0."""
+        if not self.rate:
+            return 0.0
         if step < self.warmup_steps:
             return self.rate * step / self.warmup_steps
         if self.name == "inverse_sqrt":

@@ -160,5 +160,5 @@ def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy,
         for name, value in result.metrics.items():
             table.add_row(name.removeprefix("train_").replace("_", " "), f"{value:,.4g}")
         console.print(table)
-        console.print(f"model: {folder}")
+        console.print(f"model: {folder}", soft_wrap=True)
     runtime.barrier()

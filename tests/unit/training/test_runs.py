@@ -175,7 +175,10 @@ def test_a_padding_token_outside_the_embedding(grpo_settings: dict[str, Any], tm
 def test_a_stop_whose_checkpoint_fails_does_not_say_saved(
     sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    attempts = []
+
+    def full(*arguments: Any) -> None:
+        attempts.append(arguments)
         os.kill(os.getpid(), signal.SIGTERM)
         raise OSError(28, "No space left on device")
 
@@ -184,6 +187,7 @@ def test_a_stop_whose_checkpoint_fails_does_not_say_saved(
     with pytest.raises(StopRequested, match="after step 2 of 9; not saved, an earlier checkpoint stays"):
         train("sft", tmp_path, **settings)
     assert Run(tmp_path).checkpoints == []
+    assert len(attempts) == 1  # not written twice for the same step
 
 
 @pytest.mark.parametrize(
