@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
-from open_r1.config import GRPOConfig, SFTConfig, TrainingConfig
+from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.chat import ChatFormat
 from open_r1.errors import UserError
 from open_r1.files import write_json
@@ -31,6 +31,7 @@ from open_r1.training.metrics import installed_trackers, tracker_options
 from open_r1.training.optimizer import build_optimizer
 
 SETTINGS_FILE = "settings.json"
+COMPLETIONS_FILE = "completions.jsonl"
 RESULTS_FILE = "train_results.json"
 console = Console(stderr=True)
 
@@ -51,7 +52,7 @@ class Policy:
     stop_token_ids: tuple[int, ...]
 
 
-def start_run(config: TrainingConfig) -> Runtime:
+def start_run(config: SFTConfig | GRPOConfig) -> Runtime:
     """Checks what can be checked at once, then makes this process a rank of the run.
 
     Raises:
@@ -83,13 +84,20 @@ def _level(name: str) -> int:
     return logging.WARNING if name == "passive" else getattr(logging, name.upper())
 
 
-def _take_folder(folder: Path, config: TrainingConfig) -> None:
+def _take_folder(folder: Path, config: SFTConfig | GRPOConfig) -> None:
     """Makes the output folder; a run that lies there is continued, or replaced, only when the person says so."""
+    if folder.is_dir() and folder.resolve() == Path(config.model_name_or_path).resolve():
+        raise UserError(f"output_dir {folder} is the folder of the model that training starts from; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.tmp"):
         shutil.rmtree(stale)
+    finished = (folder / RESULTS_FILE).exists()
     # A run that ended before its first step left an empty file of metrics, which is nothing to lose.
-    earlier = [path for path in folder.iterdir() if _is_of_a_run(path.name) and (path.is_dir() or path.stat().st_size)]
+    earlier = [
+        path
+        for path in folder.iterdir()
+        if _is_of_a_run(path.name, finished) and (path.is_dir() or path.stat().st_size)
+    ]
     if earlier and not config.resume_from_checkpoint:
         if not config.overwrite_output_dir:
             raise UserError(
@@ -101,8 +109,11 @@ def _take_folder(folder: Path, config: TrainingConfig) -> None:
     write_json(folder / SETTINGS_FILE, asdict(config))
 
 
-def _is_of_a_run(name: str) -> bool:
-    return name in (METRICS_FILE, "completions.jsonl", RESULTS_FILE) or bool(re.fullmatch(r"checkpoint-\d+", name))
+def _is_of_a_run(name: str, finished: bool) -> bool:
+    """Whether a run wrote this; weights count only beside the results of a finished run, else they are somebody's."""
+    if name in (METRICS_FILE, COMPLETIONS_FILE, RESULTS_FILE) or re.fullmatch(r"checkpoint-\d+", name):
+        return True
+    return finished and name.endswith((".safetensors", ".safetensors.index.json"))
 
 
 def load_chat(config: SFTConfig | GRPOConfig) -> tuple[PreTrainedTokenizerBase, ChatFormat]:
@@ -158,7 +169,8 @@ def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy,
         write_json(folder / RESULTS_FILE, {"steps": result.step, **result.metrics})
         table = numbers_table(["train metrics"], [""])
         for name, value in result.metrics.items():
-            table.add_row(name.removeprefix("train_").replace("_", " "), f"{value:,.4g}")
+            shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+            table.add_row(name.removeprefix("train_").replace("_", " "), shown)
         console.print(table)
         console.print(f"model: {folder}", soft_wrap=True)
     runtime.barrier()

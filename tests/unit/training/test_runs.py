@@ -207,3 +207,20 @@ def test_when_checkpoints_are_saved(
         epochs = np.array([line["epoch"] for line in run.metrics])
         steps = [int(np.argmax(epochs >= epoch - 1e-9)) + 1 for epoch in (1, 2)]
     assert run.checkpoints == steps
+
+
+def test_overwriting_leaves_nothing_of_the_earlier_run(sft_settings: dict, tmp_path: Path) -> None:
+    """A stopped run must not lie beside the weights of the one it replaced."""
+    (tmp_path / "train_results.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("weights of the earlier run")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="overwrite_output_dir"):
+        train("sft", tmp_path, **sft_settings, max_steps=1)
+    train("sft", tmp_path, **sft_settings, max_steps=1, overwrite_output_dir=True)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "model.safetensors").read_bytes()[:7] != b"weights"
+
+
+def test_training_into_the_models_own_folder_is_refused(sft_settings: dict) -> None:
+    with pytest.raises(UserError, match="the model that training starts from"):
+        train("sft", sft_settings["model_name_or_path"], **sft_settings, max_steps=1)
