@@ -32,12 +32,13 @@ def run(command: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
     """A folder that looks like the repository after `make demo` has drawn its problems."""
     folder = tmp_path_factory.mktemp("readme")
-    for name in ("recipes", "tests", "src", "models"):
-        if (ROOT / name).exists():
-            (folder / name).symlink_to(ROOT / name)
+    for name in ("recipes", "tests", "src"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "models").mkdir()
+    (folder / "models" / smollm2.name).symlink_to(smollm2)
     run("open-r1 run recipes/demo/pipeline.yaml --until problems", folder)
     return folder
 

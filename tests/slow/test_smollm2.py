@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,6 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "SmolLM2-135M-Instruct"
 DATA = ROOT / "tests" / "data"
-NOT_DOWNLOADED = 3
 END = "<|im_end|>"
 THREADS = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
@@ -48,18 +45,6 @@ def first_rows(name: str, count: int, folder: Path) -> Path:
 
 def conversation(row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    """The checkpoint, fetched once and kept in $OPEN_R1_TEST_MODELS or ~/.cache/open_r1/test-models."""
-    models = Path(os.environ.get("OPEN_R1_TEST_MODELS") or "~/.cache/open_r1/test-models").expanduser()
-    folder = models / "SmolLM2-135M-Instruct"
-    fetch = subprocess.run([sys.executable, RECIPE / "fetch.py", folder], capture_output=True, text=True)
-    if fetch.returncode == NOT_DOWNLOADED:
-        pytest.skip(fetch.stderr.strip())
-    assert fetch.returncode == 0, fetch.stderr
-    return folder
 
 
 @pytest.fixture(scope="module")

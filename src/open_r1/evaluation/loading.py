@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import xxhash
 from torch import nn
+from transformers.utils import logging
 
 from open_r1.data.chat import ChatFormat
 from open_r1.evaluation.chat_model import ChatModel
@@ -42,6 +43,7 @@ def load_chat_model(
     """
     if cpu_threads is not None:
         torch.set_num_threads(cpu_threads)
+    logging.disable_progress_bar()  # of the weights' names, one by one: in a log it is a line of garbage
     tokenizer = load_tokenizer(name, revision, trust_remote_code)
     chat = ChatFormat(tokenizer, chat_template=chat_template, system_prompt=system_prompt)
     model = load_model(name, revision, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny_checkpoint import CHATML, save_tiny_checkpoint
+from transformers.utils import logging
 
 from open_r1.cli import main
 from open_r1.evaluation.loading import load_chat_model, stop_ids, weights_fingerprint
@@ -35,6 +36,12 @@ def test_a_loaded_model_knows_how_it_is_asked(checkpoint: Path) -> None:
     assert model.context_length == 512
     assert not model.leaves_room((1,) * 512)
     assert model.leaves_room((1,) * 511)
+
+
+def test_loading_says_nothing(checkpoint: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    logging.enable_progress_bar()
+    load_chat_model(str(checkpoint))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_thought_that_the_template_opened_belongs_to_the_answer(checkpoint: Path) -> None:
