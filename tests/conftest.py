@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it: cores may be shared
 
 import json
 from pathlib import Path

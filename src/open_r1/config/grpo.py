@@ -177,10 +177,10 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
     """Port of the vLLM server."""
 
     log_completions: bool = False
-    """Print samples of completions."""
+    """Write a sample of each step's completions to completions.jsonl in output_dir."""
 
     num_completions_to_print: NonNegativeInt | None = None
-    """How many completions are printed; unset prints one prompt's group."""
+    """How many completions of a step are written; unset is one prompt's group."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

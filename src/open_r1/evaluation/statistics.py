@@ -37,6 +37,10 @@ def bootstrap(correct: np.ndarray, *, seed: int, resamples: int = RESAMPLES, lev
     Problems are drawn with replacement and keep all their samples, because samples of one problem are not independent
     (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13).
 
+    Where no answer is right, or every one, all resamples are alike and would give an interval without width. The exact
+    binomial one (Clopper and Pearson 1934), with a problem as one trial, is given instead: of 24 problems with none
+    right, 0 to 14.2 %.
+
     Args:
         correct: [problems, samples], 1 where the answer was verified as right; at least one problem.
         seed: of the resampling; the same seed gives the same interval.
@@ -44,6 +48,11 @@ def bootstrap(correct: np.ndarray, *, seed: int, resamples: int = RESAMPLES, lev
         level: share of the resampled means between ``low`` and ``high``.
     """
     scores_P = np.asarray(correct, dtype=np.float64).mean(axis=1)
+    tail = (1 - level) / 2
+    if (scores_P == 0).all():
+        return Interval(0.0, 0.0, 1 - tail ** (1 / len(scores_P)))
+    if (scores_P == 1).all():
+        return Interval(1.0, tail ** (1 / len(scores_P)), 1.0)
     rng = np.random.default_rng(seed)
     problems = len(scores_P)
     at_once = max(1, _DRAWS_AT_ONCE // problems)
@@ -51,7 +60,6 @@ def bootstrap(correct: np.ndarray, *, seed: int, resamples: int = RESAMPLES, lev
         scores_P[rng.integers(problems, size=(min(at_once, resamples - start), problems))].mean(axis=1)
         for start in range(0, resamples, at_once)
     ]
-    tail = (1 - level) / 2
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
     return Interval(float(scores_P.mean()), float(low), float(high))
 

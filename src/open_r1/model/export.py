@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -38,8 +38,9 @@ def save_model(
     if not generation.do_sample:  # transformers refuses to save sampling values beside greedy decoding
         generation.temperature = generation.top_p = generation.top_k = None
     if dtype is not None:
-        state_dict = {name: _cast(tensor, dtype) for name, tensor in (state_dict or model.state_dict()).items()}
+        state_dict = _cast(state_dict or model.state_dict(), dtype)
     model.save_pretrained(folder, state_dict=state_dict)
+    _let_others_read(folder)
     generation.save_pretrained(folder)
     if dtype is not None:  # transformers has written the dtype of the weights in memory
         stored, base.config.dtype = base.config.dtype, dtype
@@ -48,8 +49,23 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights in ``dtype``. Tied ones stay one tensor, so that they are written once."""
+    cast: dict[tuple[int, torch.Size], Tensor] = {}
+    return {
+        name: cast.setdefault((tensor.data_ptr(), tensor.shape), tensor.to(dtype))
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights.items()
+    }
+
+
+def _let_others_read(folder: Path) -> None:
+    """safetensors makes its files readable by their owner alone; a model folder is as readable as any other file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o666 & ~umask)
 
 
 def move_into(source: Path, target: Path) -> None:

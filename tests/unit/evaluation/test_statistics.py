@@ -38,6 +38,15 @@ def test_interval_of_many_problems_is_the_normal_one() -> None:
     assert interval.high == pytest.approx(0.25 + half_width, abs=0.0015)
 
 
+@pytest.mark.parametrize("samples", [1, 4])
+def test_none_right_of_a_few_does_not_mean_that_none_ever_is(samples: int) -> None:
+    none = bootstrap(np.zeros((24, samples)), seed=0)
+    assert (none.mean, none.low) == (0, 0)
+    assert (1 - none.high) ** 24 == pytest.approx(0.025)  # at that rate, 24 wrong in a row are this unlikely
+    every = bootstrap(np.ones((24, samples)), seed=0)
+    assert (every.mean, every.low, every.high) == (1, pytest.approx(1 - none.high), 1)
+
+
 def test_samples_of_a_problem_are_not_taken_for_problems() -> None:
     # Ten problems, each all right or all wrong: a hundred samples of each say no more than one.
     one = np.arange(10)[:, None] < 5

@@ -48,7 +48,11 @@ def test_generation_stops_at_what_training_taught(parts, tmp_path: Path) -> None
 def test_dtype_of_what_is_stored(parts, tmp_path: Path) -> None:
     model, tokenizer = parts
     save_model(model, tmp_path, tokenizer=tokenizer, stop_token_ids=(256,), dtype=torch.bfloat16)
-    assert {tensor.dtype for tensor in load_weights(tmp_path).values()} == {torch.bfloat16}
+    stored = load_weights(tmp_path)
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+    assert "lm_head.weight" not in stored  # tied to the embedding, and written once
+    config = tmp_path / "config.json"
+    assert (tmp_path / "model.safetensors").stat().st_mode == config.stat().st_mode  # as readable as the rest
     assert AutoConfig.from_pretrained(tmp_path).dtype == torch.bfloat16
     assert model.dtype == torch.float32  # training goes on
     assert str(model.config.dtype).removeprefix("torch.") == "float32"
