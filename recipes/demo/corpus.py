@@ -1,6 +1,6 @@
 """The corpus and the untrained model from which the demo's base model is made.
 
-    python recipes/demo/corpus.py --documents 400000 --output runs/demo-base
+    python recipes/demo/corpus.py --documents 500000 --output runs/demo-base
 
 writes ``corpus.jsonl`` (chat messages) and ``model/`` (a Qwen2 of 2.5 million random weights, with its tokenizer).
 
@@ -17,6 +17,7 @@ import json
 import random
 from pathlib import Path
 
+import torch
 from problems import Problem, problems
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
@@ -108,7 +109,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
+        dtype="bfloat16",
     )
     return Qwen2ForCausalLM(config)
 
@@ -116,7 +117,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
 def main() -> None:
     """Writes the corpus and the untrained model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", type=int, default=400_000)
+    parser.add_argument("--documents", type=int, default=500_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
@@ -133,7 +134,7 @@ def main() -> None:
     texts.extend(("user\n", "assistant\n", "system\n"))
     tokenizer = build_tokenizer(texts)
     tokenizer.save_pretrained(arguments.output / "model")
-    build_model(tokenizer).save_pretrained(arguments.output / "model")
+    build_model(tokenizer).to(torch.bfloat16).save_pretrained(arguments.output / "model")
 
 
 if __name__ == "__main__":
