@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,3 +149,9 @@ class ChatFormat:
                 "the generation prompt, earlier turns that lost their reasoning are not trained."
             )
         return notes
+
+
+def stop_ids(of_template: Iterable[int], of_model: int | list[int] | None) -> tuple[int, ...]:
+    """The template's end-of-turn tokens and those of generation_config.json, each once."""
+    from_model = [] if of_model is None else [of_model] if isinstance(of_model, int) else of_model
+    return tuple(dict.fromkeys([*of_template, *from_model]))

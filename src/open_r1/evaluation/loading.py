@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ import xxhash
 from torch import nn
 from transformers.utils import logging
 
-from open_r1.data.chat import ChatFormat
+from open_r1.data.chat import ChatFormat, stop_ids
 from open_r1.evaluation.chat_model import ChatModel
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.model.load import load_model, load_tokenizer
@@ -76,12 +75,6 @@ def chat_model(
         context_length=context_length,
         opening=opening_of(chat),
     )
-
-
-def stop_ids(of_template: Iterable[int], of_model: int | list[int] | None) -> tuple[int, ...]:
-    """The template's end-of-turn tokens and those of generation_config.json, each once."""
-    from_model = [] if of_model is None else [of_model] if isinstance(of_model, int) else of_model
-    return tuple(dict.fromkeys([*of_template, *from_model]))
 
 
 def opening_of(chat: ChatFormat) -> str:

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from open_r1.config import GRPOConfig, SFTConfig
-from open_r1.data.chat import ChatFormat
+from open_r1.data.chat import ChatFormat, stop_ids
 from open_r1.errors import UserError
 from open_r1.files import write_json
 from open_r1.model.export import move_into, save_model
@@ -137,7 +137,7 @@ def load_policy(
         trust_remote_code=config.trust_remote_code,
         **quantization_arguments(config),
     )
-    stop_token_ids = _stop_ids(chat, model.generation_config.eos_token_id)
+    stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.use_peft:
@@ -145,11 +145,6 @@ def load_policy(
     pack_model = PackModel(model)
     module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config))
     return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
-
-
-def _stop_ids(chat: ChatFormat, of_model: int | list[int] | None) -> tuple[int, ...]:
-    from_model = [] if of_model is None else [of_model] if isinstance(of_model, int) else of_model
-    return tuple(dict.fromkeys([*chat.stop_token_ids, *from_model]))
 
 
 def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult) -> None:

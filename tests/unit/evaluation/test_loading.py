@@ -11,7 +11,8 @@ from tiny_checkpoint import CHATML, save_tiny_checkpoint
 from transformers.utils import logging
 
 from open_r1.cli import main
-from open_r1.evaluation.loading import load_chat_model, stop_ids, weights_fingerprint
+from open_r1.data.chat import stop_ids
+from open_r1.evaluation.loading import load_chat_model, weights_fingerprint
 
 
 @pytest.fixture(scope="module")
