@@ -15,7 +15,7 @@ if __name__ == "__main__":  # run as a file, whose folder would shadow libraries
 
     sys.exit(command_line(["grpo", *sys.argv[1:]]))
 
-from collections.abc import Sequence
+from functools import partial
 
 from rich.console import Console
 
@@ -64,7 +64,13 @@ def main(argv: list[str] | None = None) -> None:
         policy = load_policy(config, runtime, tokenizer, chat)
         engine = build_engine(config, runtime, policy)
         collector = RolloutCollector(
-            engine, pool, prompts, text_of(policy), sampling_params(config, policy), config.num_generations, config.seed
+            engine,
+            pool,
+            prompts,
+            partial(tokenizer.decode, skip_special_tokens=True),
+            sampling_params(config, policy),
+            config.num_generations,
+            config.seed,
         )
         source = GRPOSource(
             config,
@@ -130,13 +136,3 @@ def sampling_params(config: GRPOConfig, policy: Policy) -> SamplingParams:
     return SamplingParams(
         config.max_completion_length, config.temperature, config.top_p, config.top_k, policy.stop_token_ids
     )
-
-
-class text_of:  # noqa: N801 - reads as a phrase
-    """Token ids to the text that is scored: without special tokens."""
-
-    def __init__(self, policy: Policy) -> None:
-        self._tokenizer = policy.tokenizer
-
-    def __call__(self, token_ids: Sequence[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)

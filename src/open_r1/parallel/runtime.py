@@ -6,7 +6,6 @@ Hugging Face Accelerate decides, from the launcher's environment; no other modul
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, gather_object
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -143,10 +142,6 @@ class Runtime:
         """All ranks' items, rank 0's first, on every rank."""
         return gather_object(items) if self.world_size > 1 else items
 
-    def broadcast(self, value: Any) -> Any:
-        """Rank 0's value, on every rank."""
-        return broadcast_object_list([value])[0] if self.world_size > 1 else value
-
     def barrier(self) -> None:
         """Waits for every rank."""
         self._accelerator.wait_for_everyone()
@@ -171,8 +166,3 @@ class Runtime:
         if self.world_size > 1 and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def world_size_from_environment() -> int:
-    """How many processes the launcher started, before a process group exists."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -27,11 +27,11 @@ from open_r1.rl.advantages import combine_rewards, group_advantages
 from open_r1.rl.filters import drop_truncated, has_signal
 from open_r1.rl.losses import target_weights
 from open_r1.training.loop import StepBatch
+from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.rollouts import Group, RolloutCollector, RolloutMeter
 from open_r1.training.signals import StopSignal
 
 console = Console(stderr=True)
-COMPLETIONS_FILE = "completions.jsonl"
 SMALLEST_PACK = 4096
 
 

@@ -14,6 +14,7 @@ from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
 
 FILE = "metrics.jsonl"
+COMPLETIONS_FILE = "completions.jsonl"
 
 
 def installed_trackers(config: TrainingConfig) -> list[str]:

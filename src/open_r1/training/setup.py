@@ -26,12 +26,11 @@ from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.tables import numbers_table
 from open_r1.training.loop import TrainResult
+from open_r1.training.metrics import COMPLETIONS_FILE, installed_trackers, tracker_options
 from open_r1.training.metrics import FILE as METRICS_FILE
-from open_r1.training.metrics import installed_trackers, tracker_options
 from open_r1.training.optimizer import build_optimizer
 
 SETTINGS_FILE = "settings.json"
-COMPLETIONS_FILE = "completions.jsonl"
 RESULTS_FILE = "train_results.json"
 console = Console(stderr=True)
 
