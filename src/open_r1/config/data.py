@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from open_r1.config.convert import convert_fields
 from open_r1.config.settings import (
@@ -103,6 +103,9 @@ class DataConfig(Settings):
 
     eos_token: str | None = None
     """End-of-turn token, where the template's differs from the tokenizer's EOS."""
+
+    encoder: Literal["auto", "tokenizers"] = "auto"
+    """What turns text into ids: auto takes a fast byte-level encoder where its ids are those of tokenizers."""
 
     strict: bool = False
     """Stop at bad rows instead of skipping and counting them."""

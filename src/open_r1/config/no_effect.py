@@ -97,9 +97,6 @@ GENERATE_NO_EFFECT = _by_name({"it belongs to another server": "optimization_lev
 
 TRAINING_NOT_YET = {
     "use_vllm": "completions are drawn with transformers",
-    "push_to_hub": "the model stays in output_dir; upload it with: hf upload",
-    "torch_compile": "the model runs uncompiled",
-    "benchmarks": "run them on output_dir with: open-r1 evaluate",
 }
 
 TRAINING_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
@@ -114,7 +111,6 @@ TRAINING_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "greater_is_better": (None,),
     "model_init_kwargs": (None,),
     "dataset_streaming": (False, None),
-    "load_in_8bit": (False, None),
     "lora_modules_to_save": (None,),
     "lora_target_parameters": (None,),
     "use_rslora": (False, None),

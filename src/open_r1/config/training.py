@@ -23,7 +23,16 @@ from open_r1.config.settings import (
 from open_r1.errors import UserError
 
 TRACKERS = ("wandb", "tensorboard", "trackio")
-OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+TORCH_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+OPTIMIZERS = (
+    *TORCH_OPTIMIZERS,
+    "adamw_split",
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw_8bit",
+    "paged_adamw_32bit",
+)
+RECOMPUTE = ("full", "selective", "none")
 SCHEDULE_KWARGS = {
     "linear": (),
     "cosine": ("num_cycles",),
@@ -49,8 +58,9 @@ class OptimizerConfig(Settings):
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches added up in one optimizer step."""
 
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more compute."""
+    gradient_checkpointing: bool | Literal["full", "selective", "none"] | None = None
+    """Recompute activations in the backward pass: full (least memory, a third more compute), selective (the
+    feed-forward blocks), none; true is full, false is none. Unset takes the least that fits into memory."""
 
     gradient_checkpointing_kwargs: dict[str, Any] | None = None
     """Accepted for published recipes: {use_reentrant: false}."""
@@ -94,7 +104,9 @@ class OptimizerConfig(Settings):
     """Steps over which the learning rate rises; overrides warmup_ratio where positive."""
 
     optim: str = "adamw_torch"
-    """Optimizer: adamw_torch or adamw_torch_fused (both fused on CUDA)."""
+    """Optimizer: adamw_torch, adamw_torch_fused (both fused on CUDA); adamw_8bit (moments in a byte each),
+    paged_adamw_8bit, paged_adamw_32bit (the state in the host's memory), adamw_split (float32 moments). All but the
+    first two keep what bfloat16 weights round away, so that torch_dtype bfloat16 trains as float32 does."""
 
     bf16: bool = False
     """Compute in bfloat16; the weights stay in float32 unless torch_dtype says otherwise."""
@@ -102,8 +114,11 @@ class OptimizerConfig(Settings):
     fp16: bool = False
     """Compute in float16 with a loss scale; the weights stay in float32."""
 
-    torch_compile: bool = False
-    """Compile the model."""
+    fp8: bool = False
+    """Matrix products of the layers in 8-bit floating point (Hopper or newer; needs the quant extra)."""
+
+    torch_compile: bool | None = None
+    """Compile the layers; unset compiles on CUDA where the model allows it."""
 
     max_nonfinite_steps: PositiveInt = 5
     """A step with a non-finite loss or gradient is skipped; the run stops after this many in a row."""
@@ -122,6 +137,13 @@ class OptimizerConfig(Settings):
             raise UserError(f"max_steps: {self.max_steps} is given, but it must be at least 1, or -1 for whole epochs")
         check_optimizer(self.optim)
         check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs or {})
+
+    @property
+    def recompute(self) -> str | None:
+        """``gradient_checkpointing`` as one of `RECOMPUTE`; None where it is to be chosen from the memory there is."""
+        if isinstance(self.gradient_checkpointing, bool):
+            return "full" if self.gradient_checkpointing else "none"
+        return self.gradient_checkpointing
 
     def notes(self) -> list[str]:
         lines = super().notes()
@@ -187,6 +209,9 @@ class OutputConfig(Settings):
 
     resume_from_checkpoint: bool | str | None = None
     """true for the latest whole checkpoint of output_dir, or the path of one."""
+
+    allow_config_change: bool = False
+    """Continue a checkpoint although settings that it was made with have changed."""
 
     benchmarks: list[str] = field(default_factory=list)
     """Tasks evaluated after training, by the names that open-r1 evaluate knows."""
@@ -260,12 +285,7 @@ def check_optimizer(name: str) -> None:
     """Raises UserError unless ``name`` is an optimizer that exists here."""
     if name in OPTIMIZERS:
         return
-    supported = f"supported are {' and '.join(OPTIMIZERS)}"
-    if "8bit" in name or "4bit" in name or "paged" in name:
-        raise UserError(
-            f"optim: {name} is not offered, {supported}; to save optimizer memory shard it with the launcher "
-            "configs zero2, zero3 or fsdp, or train adapters with use_peft"
-        )
+    supported = f"supported are {', '.join(OPTIMIZERS[:-1])} and {OPTIMIZERS[-1]}"
     raise UserError(f"optim: {name!r} is not offered, {supported}{did_you_mean(name, OPTIMIZERS)}")
 
 
