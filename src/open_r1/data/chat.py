@@ -12,7 +12,7 @@ from open_r1.data.bad_rows import BadRow
 from open_r1.data.columns import Message, with_system_prompt
 from open_r1.data.encoding import Encoder
 from open_r1.data.template import ANSWERED, ASKED, NAMED, ChatTemplate, resolve_template
-from open_r1.data.turns import Rendered, render_turns
+from open_r1.data.turns import Rendered, render_conversation
 from open_r1.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ class ChatFormat:
         stop_token_ids: further tokens that end a turn, such as those of generation_config.json.
 
     Attributes:
+        template, encoder: what `render` and `encode` do their work with; both can be sent to other processes.
         stop_token_ids: all tokens that end a turn, the one that training teaches first.
         end_of_turn: the token that training teaches to end a turn with.
         notes: sentences to be said once about what this template makes necessary.
 
     Raises:
-        UserError: no template, a template that cannot be used, or a token that is not in the vocabulary.
+        UserError: no fast tokenizer, no template, a template that cannot be used, or a token that is not in the
+            vocabulary.
     """
 
     def __init__(
@@ -61,7 +63,9 @@ class ChatFormat:
     ) -> None:
         self.tokenizer = tokenizer
         self.system_prompt = system_prompt
-        self._encoder = Encoder(tokenizer)
+        if not getattr(tokenizer, "is_fast", False):
+            raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no fast version (no tokenizer.json)")
+        self.encoder = Encoder(tokenizer.backend_tokenizer)
         if eos_token is not None:
             if eos_token not in tokenizer.get_vocab():
                 raise UserError(f"--eos_token {eos_token!r} is not a token of this tokenizer")
@@ -86,14 +90,11 @@ class ChatFormat:
         Raises:
             BadRow: no turn of the assistant, or the template refuses the conversation or does not write it out.
         """
-        turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
-        if not turns:
-            raise BadRow("no assistant turn")
-        return render_turns(self.template, with_system_prompt(list(messages[: turns[-1] + 1]), self.system_prompt))
+        return render_conversation(self.template, messages, self.system_prompt)
 
     def encode(self, rendered: Sequence[Rendered]) -> list[Encoded]:
         """Tokens and masks of rendered conversations."""
-        pairs = self._encoder.encode_spans([item.text for item in rendered], [item.spans for item in rendered])
+        pairs = self.encoder.encode_spans([item.text for item in rendered], [item.spans for item in rendered])
         return [Encoded(ids, mask) for ids, mask in pairs]
 
     def encode_batch(self, conversations: Sequence[Sequence[Message]]) -> list[Encoded]:
@@ -118,7 +119,7 @@ class ChatFormat:
         Raises:
             BadRow: the template refuses the messages.
         """
-        return self._encoder.encode([self.render_prompt(messages)])[0]
+        return self.encoder.encode([self.render_prompt(messages)])[0]
 
     def check(self) -> None:
         """Encodes a short conversation and makes sure that the end of the turn is in the loss.

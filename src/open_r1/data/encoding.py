@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-from tokenizers import decoders, normalizers
-
-from open_r1.errors import UserError
-
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerBase
+from tokenizers import Tokenizer, decoders, normalizers
 
 Span = tuple[int, int]
 """Start and end (exclusive) of a stretch of text, in characters."""
@@ -26,20 +20,30 @@ class Encoder:
     where each starts: no offsets are asked for, which the backend is slow to build. A text whose sum is not its length
     in bytes, and every text of another kind of tokenizer, is encoded with offsets.
 
-    Raises:
-        UserError: the tokenizer has no fast backend.
+    It can be sent to another process, where the backend is built when it is first needed.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise UserError(f"{tokenizer.name_or_path}: its tokenizer has no fast version (no tokenizer.json)")
-        self._backend: Tokenizer = tokenizer.backend_tokenizer
-        self._byte_lengths = _byte_lengths(self._backend)
+    def __init__(self, backend: Tokenizer) -> None:
+        self._loaded: Tokenizer | None = backend
+        self._byte_lengths = _byte_lengths(backend)
+
+    @property
+    def byte_level(self) -> bool:
+        """Whether tokens are bytes of the text."""
+        return self._byte_lengths is not None
+
+    @property
+    def backend(self) -> Tokenizer:
+        """The tokenizer, without padding and truncation, which are its state and which any call of it may have set."""
+        if self._loaded is None:
+            self._loaded = Tokenizer.from_str(self._json)
+        self._loaded.no_padding()
+        self._loaded.no_truncation()
+        return self._loaded
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text."""
-        self._without_limits()
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_spans(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
@@ -48,7 +52,7 @@ class Encoder:
         if self._byte_lengths is None:
             return self._with_offsets(texts, spans)
         encoded = [
-            self._by_lengths(np.array(ids, np.int32), text, inside)
+            self._by_lengths(np.asarray(ids, np.int32), text, inside)
             for ids, text, inside in zip(self.encode(texts), texts, spans, strict=True)
         ]
         doubtful = [index for index, pair in enumerate(encoded) if pair is None]
@@ -57,38 +61,44 @@ class Encoder:
             encoded[index] = pair
         return encoded
 
-    def _by_lengths(self, ids: np.ndarray, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray] | None:
-        """Ids and mask from the lengths of tokens; None where they do not add up to the length of the text."""
-        ends = np.cumsum(self._byte_lengths[ids])
-        edges, total = self._byte_positions(text, [edge for span in spans for edge in span])
+    def _by_lengths(
+        self, ids: np.ndarray, text: str, spans: Sequence[Span], normal: bool = False
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Ids and mask from the lengths of tokens; None where they do not add up to the length of the text.
+
+        Args:
+            normal: it is known that normalizing does not change the text.
+        """
+        lengths = self._byte_lengths[ids]
+        ends = np.cumsum(lengths)
+        edges, total = self._byte_positions(text, [edge for span in spans for edge in span], normal)
         if (ends[-1] if len(ends) else 0) != total:
             return None
-        return ids, _inside(ends - self._byte_lengths[ids], list(zip(edges[::2], edges[1::2], strict=True)))
+        return ids, _inside(ends - lengths, list(zip(edges[::2], edges[1::2], strict=True)))
 
-    def _byte_positions(self, text: str, edges: Sequence[int]) -> tuple[list[int], int]:
+    def _byte_positions(self, text: str, edges: Sequence[int], normal: bool) -> tuple[list[int], int]:
         """Where ascending character positions lie in the bytes of the normalized text, and the length of these."""
         if text.isascii():
             return list(edges), len(text)
         positions, byte, char = [], 0, 0
         for edge in (*edges, len(text)):
-            byte += len(self._normalized(text[char:edge]).encode())
+            part = text[char:edge]
+            byte += len((part if normal else self._normalized(part)).encode())
             positions.append(byte)
             char = edge
         return positions[:-1], byte
 
     def _normalized(self, text: str) -> str:
-        normalizer = self._backend.normalizer  # none or NFC, where lengths are used
-        if normalizer is None or unicodedata.is_normalized("NFC", text):
+        if unicodedata.is_normalized("NFC", text) or self.backend.normalizer is None:
             return text
-        return normalizer.normalize_str(text)
+        return self.backend.normalizer.normalize_str(text)  # NFC, where lengths are used
 
     def _with_offsets(
         self, texts: Sequence[str], spans: Sequence[Sequence[Span]]
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         if not texts:
             return []
-        self._without_limits()
-        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         return [
             (
                 np.array(encoding.ids, np.int32),
@@ -97,10 +107,8 @@ class Encoder:
             for encoding, inside in zip(encodings, spans, strict=True)
         ]
 
-    def _without_limits(self) -> None:
-        """Padding and truncation are state of the backend, which any call of the tokenizer may have set."""
-        self._backend.no_padding()
-        self._backend.no_truncation()
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_loaded": None, "_json": self.backend.to_str()}
 
 
 def _inside(starts: np.ndarray, spans: Sequence[Span]) -> np.ndarray:

@@ -6,7 +6,7 @@ Every per-token field at index ``t`` describes token ``t`` as a *target*, that i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -27,6 +27,7 @@ class Pack:
         loss_weight: float32 [K], the weight of each target in the loss.
         advantage, behaviour_logprob, reference_logprob: float32 [K] or None; reinforcement learning only.
         sequence_index: int64 [K], which of the S sequences a target belongs to.
+        padding: how many tokens at the end are padding (`pad_pack`), as a last sequence of their own.
     """
 
     input_ids: Tensor
@@ -39,18 +40,29 @@ class Pack:
     advantage: Tensor | None = None
     behaviour_logprob: Tensor | None = None
     reference_logprob: Tensor | None = None
+    padding: int = 0
 
     def __len__(self) -> int:
         return self.input_ids.numel()
 
+    @property
+    def trained_lengths(self) -> tuple[int, ...]:
+        """Lengths of the sequences without padding; none where no target is: such a pack only keeps ranks in step."""
+        if not len(self.target_index):
+            return ()
+        return self.lengths[:-1] if self.padding else self.lengths
+
     def to(self, device: torch.device | str) -> Pack:
         """The same pack with its tensors on ``device`` (asynchronously where the memory is pinned)."""
-        moved = {
-            field.name: value.to(device, non_blocking=True)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor)
-        }
-        return replace(self, **moved)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Pack:
+        """The same pack in page-locked memory, from which `to` copies without waiting."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Pack:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
 
 
 @dataclass(frozen=True)
@@ -126,4 +138,80 @@ def merge_packs(packs: Sequence[Pack]) -> Pack:
             [pack.sequence_index + int(start) for pack, start in zip(packs, sequence_starts[:-1], strict=True)]
         ),
         **rl,
+    )
+
+
+def pad_pack(pack: Pack, tokens: int, sequences: int) -> Pack:
+    """The pack in a constant shape: ``tokens`` tokens, and ``cu_seqlens`` of ``sequences`` + 1 entries.
+
+    The missing tokens are one sequence of token 0 at the end, without targets, so that nothing sees them; the missing
+    sequences are empty ones, which repeat the last entry of ``cu_seqlens``. Neither waits for the GPU.
+
+    Raises:
+        ValueError: if the pack does not fit, or is padded already.
+    """
+    missing = tokens - len(pack)
+    lengths = (*pack.lengths, missing) if missing else pack.lengths
+    if missing < 0 or len(lengths) > sequences or pack.padding:
+        raise ValueError(
+            f"a pack of {len(pack)} tokens ({pack.padding} of padding) in {len(pack.lengths)} sequences "
+            f"cannot be padded to {tokens} tokens in {sequences}"
+        )
+    cu_seqlens, device = pack.cu_seqlens, pack.input_ids.device
+    ends = torch.full((sequences + 1 - len(cu_seqlens),), tokens, dtype=cu_seqlens.dtype, device=device)
+    return replace(
+        pack,
+        input_ids=torch.cat([pack.input_ids, pack.input_ids.new_zeros(missing)]),
+        position_ids=torch.cat([pack.position_ids, torch.arange(missing, device=device)]),
+        cu_seqlens=torch.cat([cu_seqlens, ends]),
+        lengths=lengths,
+        padding=missing,
+    )
+
+
+def split_pack(pack: Pack) -> tuple[Pack, Pack] | None:
+    """Two packs, cut where a sequence ends nearest to half of the tokens; None for a pack of one sequence.
+
+    Raises:
+        ValueError: for a padded pack.
+    """
+    if pack.padding:
+        raise ValueError("a padded pack cannot be split")
+    if len(pack.lengths) < 2:
+        return None
+    ends = np.cumsum(pack.lengths)
+    sequence = int(np.abs(2 * ends[:-1] - ends[-1]).argmin()) + 1
+    token = int(ends[sequence - 1])
+    target = int(torch.searchsorted(pack.target_index, token))
+
+    def part(tokens: slice, targets: slice, first_token: int, first_sequence: int, last_sequence: int) -> Pack:
+        per_target = {name: getattr(pack, name) for name in ("loss_weight", *RL_FIELDS)}
+        return Pack(
+            input_ids=pack.input_ids[tokens],
+            position_ids=pack.position_ids[tokens],
+            cu_seqlens=pack.cu_seqlens[first_sequence : last_sequence + 1] - first_token,
+            lengths=pack.lengths[first_sequence:last_sequence],
+            target_index=pack.target_index[targets] - first_token,
+            sequence_index=pack.sequence_index[targets] - first_sequence,
+            **{name: None if values is None else values[targets] for name, values in per_target.items()},
+        )
+
+    return (
+        part(slice(token), slice(target), 0, 0, sequence),
+        part(slice(token, None), slice(target, None), token, sequence, len(ends)),
+    )
+
+
+def empty_like(pack: Pack) -> Pack:
+    """A pack of one token and no target, with the fields of ``pack``: it keeps ranks in step where one has no more."""
+    per_target = ("target_index", "loss_weight", "sequence_index", *RL_FIELDS)
+    values = {name: getattr(pack, name) for name in per_target}
+    return replace(
+        pack,
+        input_ids=pack.input_ids[:1],
+        position_ids=pack.position_ids[:1],
+        cu_seqlens=pack.cu_seqlens[:2].clamp(max=1),
+        lengths=(1,),
+        padding=0,
+        **{name: None if value is None else value[:0] for name, value in values.items()},
     )

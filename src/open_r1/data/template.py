@@ -73,7 +73,7 @@ class ChatTemplate:
                 f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template: set --chat_template to a "
                 f"template's text, the path of a file that holds one, or {' or '.join(NAMED)}"
             )
-        self._tokenizer = tokenizer
+        self._variables: dict[str, str] = dict(tokenizer.special_tokens_map)
         self.text: str = tokenizer.get_chat_template()
         self.marks_generation = GENERATION_BLOCK.search(self.text) is not None
         try:
@@ -93,12 +93,8 @@ class ChatTemplate:
         Raises:
             BadRow: the template refuses them.
         """
-        try:
-            return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=generation_prompt
-            )
-        except (TemplateError, TypeError) as error:
-            raise _refusal(error) from error
+        (text,), _ = self._render(messages, add_generation_prompt=generation_prompt)
+        return text
 
     def apply_marked(self, messages: list[Message]) -> tuple[str, list[tuple[int, int]]]:
         """The text of ``messages`` and the character ranges of its ``{% generation %}`` blocks.
@@ -106,16 +102,16 @@ class ChatTemplate:
         Raises:
             BadRow: the template refuses them.
         """
+        (text,), (blocks,) = self._render(messages, return_assistant_tokens_mask=True)
+        return text, blocks
+
+    def _render(self, messages: list[Message], **options: bool) -> tuple[list[str], list[list[tuple[int, int]]]]:
+        """What the tokenizer's ``apply_chat_template`` calls; no tokenizer is needed, so that this pickles small."""
+        said = [{name: value for name, value in message.items() if value is not None} for message in messages]
         try:
-            (text,), (blocks,) = render_jinja_template(
-                conversations=[messages],
-                chat_template=self.text,
-                return_assistant_tokens_mask=True,
-                **self._tokenizer.special_tokens_map,
-            )
+            return render_jinja_template(conversations=[said], chat_template=self.text, **options, **self._variables)
         except (TemplateError, TypeError) as error:
             raise _refusal(error) from error
-        return text, blocks
 
     def _learn_frame(self) -> Frame:
         question = [{"role": "user", "content": ASKED}]

@@ -1,165 +1,222 @@
-"""Rows to tokens, chunk by chunk, in one process or several."""
+"""Rows to tokens, piece by piece, in this process or in several others."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import signal
+import subprocess
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
-from itertools import islice
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from multiprocessing import Pipe
+from pathlib import Path
+from threading import Condition, Thread
+from types import TracebackType
+from typing import Any, Self
 
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from open_r1.data.bad_rows import BadRow
-from open_r1.data.columns import Columns, to_messages
+from open_r1.data.fast_encoding import FastEncoder
+from open_r1.data.rows import Piece, Rows
+from open_r1.data.token_files import Chunk, TokenWriter
+from open_r1.data.token_worker import Work, send_piece
 from open_r1.errors import UserError
 
-if TYPE_CHECKING:
-    from datasets import Dataset
+ROWS_WORTH_PROCESSES = 1024
+"""Below this, this process is done before others have started."""
 
-    from open_r1.data.chat import ChatFormat
-
-CHUNK_ROWS = 512
-"""Rows that are read, encoded and written at a time: some ten megabytes of long traces."""
-
-ROWS_WORTH_PROCESSES = 4 * CHUNK_ROWS
-"""Below this, one process, whose encoder uses all cores anyway, is done before others have started."""
+FAST_WORKERS = 4
+"""With the fast encoder more processes would wait for the one that reads."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """The sequences of ``rows`` consecutive rows.
+def tokenize_rows(rows: Rows, work: Work, writer: TokenWriter, *, num_proc: int | None, console: Console) -> None:
+    """Writes the tokens of all rows that the writer does not have yet, in order.
 
-    Attributes:
-        input_ids: int32 [tokens].
-        loss_mask: uint8 [tokens].
-        index: int64 [N, 4]: row, length, first target, end of the last target.
-        bad: (row, reason) of those that could not be used.
-    """
-
-    rows: int
-    input_ids: np.ndarray
-    loss_mask: np.ndarray
-    index: np.ndarray
-    bad: list[tuple[int, str]]
-
-
-def tokenize_rows(
-    rows: Dataset, chat: ChatFormat, columns: Columns, *, start: int, num_proc: int | None, console: Console
-) -> Iterator[Chunk]:
-    """Yields the chunks from row ``start`` on, in order.
+    Args:
+        num_proc: processes; None takes one a core, and at most `FAST_WORKERS` with the fast encoder.
 
     Raises:
-        UserError: a worker process was killed.
+        UserError: a worker process was killed, or a row is bad under ``strict``.
     """
-    work = _Work(rows.select_columns(columns.conversation).with_format(None), chat, columns)
-    starts = range(start, len(rows), CHUNK_ROWS)
-    workers = num_proc or len(os.sched_getaffinity(0))
-    several = workers > 1 and len(rows) - start >= ROWS_WORTH_PROCESSES
-    # Processes are forked before the progress bar starts its thread.
-    with _pool(work, workers) if several else nullcontext() as pool, _progress(console) as progress:
-        task = progress.add_task("tokenizing", total=len(rows), completed=start)
-        for chunk in _in_order(pool, starts, 2 * workers) if pool else map(work.chunk, starts):
-            yield chunk
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = num_proc or (min(cores, FAST_WORKERS) if isinstance(work.encoder, FastEncoder) else cores)
+    total = len(rows) if hasattr(rows, "__len__") else None
+    pieces = rows.pieces(work.columns.conversation, writer.rows)
+    several = workers > 1 and (total is None or total - writer.rows >= ROWS_WORTH_PROCESSES)
+    with ExitStack() as stack:
+        if several:
+            chunks = iter(stack.enter_context(_Assembly(pieces, work, writer, workers)))
+        else:
+            chunks = _in_this_process(pieces, work, writer)
+        progress = stack.enter_context(_progress(console))
+        task = progress.add_task("tokenizing", total=total, completed=writer.rows)
+        for chunk in chunks:
+            writer.commit(chunk)
             progress.advance(task, chunk.rows)
 
 
-@dataclass(frozen=True)
-class _Work:
-    rows: Dataset
-    chat: ChatFormat
-    columns: Columns
+def _in_this_process(pieces: Iterator[Piece], work: Work, writer: TokenWriter) -> Iterator[Chunk]:
+    row = writer.rows
+    for piece in pieces:
+        chunk, input_ids, loss_mask = work.make(piece, row)
+        writer.files.put(writer.reserve(chunk.tokens), input_ids, loss_mask)
+        row += chunk.rows
+        yield chunk
 
-    def chunk(self, start: int) -> Chunk:
-        batch = self.rows[start : start + CHUNK_ROWS]
-        size = len(next(iter(batch.values())))
-        rendered, good, bad = [], [], []
-        for place in range(size):
-            row: dict[str, Any] = {name: values[place] for name, values in batch.items()}
-            try:
-                rendered.append(self.chat.render(to_messages(row, self.columns)))
-                good.append(start + place)
-            except BadRow as error:
-                bad.append((start + place, str(error)))
-        encoded = self.chat.encode(rendered)
-        index = [(row, len(item.input_ids), *_targets(item.loss_mask)) for row, item in zip(good, encoded, strict=True)]
-        return Chunk(
-            size,
-            np.concatenate([item.input_ids for item in encoded] or [np.empty(0, np.int32)]),
-            np.concatenate([item.loss_mask for item in encoded] or [np.empty(0, np.uint8)]),
-            np.array(index, np.int64).reshape(-1, 4),
-            bad,
+
+class _Worker:
+    """A process that runs `open_r1.data.token_worker`, and the connection to it."""
+
+    def __init__(self, work: Work, folder: Path) -> None:
+        self._connection, theirs = Pipe()
+        package = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "open_r1.data.token_worker", str(theirs.fileno())],
+            stdin=subprocess.PIPE,  # nothing is written to it: its end tells the worker that this process has ended
+            pass_fds=[theirs.fileno()],
+            env={**os.environ, "PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"},
         )
+        theirs.close()
+        self._start = (work, folder)
+
+    def make(self, piece: Piece, first_row: int) -> Chunk:
+        """The chunk of a piece, whose tokens the worker keeps until it is told where they go."""
+        if self._start is not None:
+            self._connection.send(self._start)
+            self._start = None
+        send_piece(self._connection, piece, first_row)
+        return self._answer()
+
+    def put(self, place: int) -> None:
+        """Has the tokens written at ``place``."""
+        self._connection.send(place)
+        self._answer()
+
+    def end(self) -> None:
+        """Ends the process at once."""
+        self._process.kill()
+        self._process.wait()
+        self._process.stdin.close()
+
+    def close(self) -> None:
+        """Closes this end of the connection; no thread may be using it."""
+        self._connection.close()
+
+    def _answer(self) -> Chunk | None:
+        answer = self._connection.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
-def _targets(loss_mask: np.ndarray) -> tuple[int, int]:
-    """The first target and the end of the last; (0, 0) if there is none."""
-    trained = np.flatnonzero(loss_mask)
-    return (int(trained[0]), int(trained[-1]) + 1) if len(trained) else (0, 0)
+class _Assembly:
+    """Chunks in order from several workers, each served by a thread; few pieces are under way, so memory is bounded.
 
+    A chunk is given its place in the files when all before it have theirs; its worker then writes it there itself.
+    """
 
-_work: _Work | None = None
+    def __init__(self, pieces: Iterator[Piece], work: Work, writer: TokenWriter, workers: int) -> None:
+        self._pieces, self._writer = pieces, writer
+        self._changed = Condition()  # guards all that follows
+        self._read: deque[tuple[int, int, Piece]] = deque()
+        self._placed = 0  # chunks that have their place
+        self._done: dict[int, Chunk] = {}
+        self._total: int | None = None  # chunks there are, once all pieces are read
+        self._error: BaseException | None = None
+        self._workers = [_Worker(work, writer.folder) for _ in range(workers)]
+        self._reader = Thread(target=self._guarded, args=(self._read_pieces,), daemon=True)
+        self._servers = [Thread(target=self._guarded, args=(self._serve, one), daemon=True) for one in self._workers]
 
+    def __enter__(self) -> Self:
+        for thread in (self._reader, *self._servers):
+            thread.start()
+        return self
 
-def _take_work(work: _Work) -> None:
-    """Runs once in each worker process; forked ones share the rows and the tokenizer without copying them."""
-    global _work
-    _work = work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which then ends its workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    Thread(target=_end_with_parent, daemon=True).start()
+    def __iter__(self) -> Iterator[Chunk]:
+        for number in count():
+            chunk = self._take_done(number)
+            if chunk is None:
+                return
+            yield chunk
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._fail(error or StopIteration())
+        for worker in self._workers:
+            worker.end()
+        for thread in self._servers:
+            thread.join()
+        self._reader.join(timeout=1)  # a download may keep it
+        for worker in self._workers:
+            worker.close()
 
-def _end_with_parent() -> None:
-    """Ends this worker when its parent is gone, even by SIGKILL; it would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    def _take_done(self, number: int) -> Chunk | None:
+        with self._changed:
+            self._wait_for(lambda: number in self._done or number == self._total)
+            return self._done.pop(number, None)
 
+    def _read_pieces(self) -> None:
+        row, number = self._writer.rows, 0
+        for piece in self._pieces:
+            with self._changed:
+                self._wait_for(lambda: len(self._read) < len(self._workers))
+                self._read.append((number, row, piece))
+                self._changed.notify_all()
+            row, number = row + len(piece), number + 1
+        with self._changed:
+            self._total = number
+            self._changed.notify_all()
 
-def _chunk_in_worker(start: int) -> Chunk:
-    return _work.chunk(start)
+    def _serve(self, worker: _Worker) -> None:
+        while True:
+            with self._changed:
+                self._wait_for(lambda: self._read or self._total is not None)
+                if not self._read:
+                    return
+                number, row, piece = self._read.popleft()
+                self._changed.notify_all()
+            chunk = worker.make(piece, row)
+            worker.put(self._place(number, chunk.tokens))
+            with self._changed:
+                self._done[number] = chunk
+                self._changed.notify_all()
 
+    def _place(self, number: int, tokens: int) -> int:
+        """Where the tokens of a chunk go; waits for those before it."""
+        with self._changed:
+            self._wait_for(lambda: self._placed == number)
+            self._placed += 1
+            self._changed.notify_all()
+            return self._writer.reserve(tokens)
 
-@contextmanager
-def _pool(work: _Work, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Started processes whose encoders use one thread each."""
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(workers, context, _take_work, (work,))
-    before = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    try:
-        pool.submit(os.getpid).result()
-        yield pool
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a process that tokenized was killed, most likely for lack of memory: lower --dataset_num_proc and start "
-            "again; what is done is kept"
-        ) from error
-    finally:
-        if before is None:
-            del os.environ["TOKENIZERS_PARALLELISM"]
-        else:
-            os.environ["TOKENIZERS_PARALLELISM"] = before
-        pool.shutdown(wait=True, cancel_futures=True)
+    def _wait_for(self, ready: Callable[[], Any]) -> None:
+        """Returns, holding the lock, when ``ready``; raises what went wrong in any thread."""
+        self._changed.wait_for(lambda: self._error is not None or ready())
+        if self._error is not None:
+            raise self._error
 
+    def _guarded(self, target: Callable[..., None], *arguments: Any) -> None:
+        """Runs a thread's work; what goes wrong in it is everybody's."""
+        try:
+            target(*arguments)
+        except (EOFError, ConnectionError) as error:
+            killed = UserError(
+                "a process that tokenized was killed, most likely for lack of memory: lower --dataset_num_proc and "
+                "start again; what is done is kept"
+            )
+            killed.__cause__ = error
+            self._fail(killed)
+        except BaseException as error:
+            self._fail(error)
 
-def _in_order(pool: ProcessPoolExecutor, starts: Iterable[int], in_flight: int) -> Iterator[Chunk]:
-    """Chunks in order, with few enough under way that memory stays bounded."""
-    starts = iter(starts)
-    waiting = deque(pool.submit(_chunk_in_worker, start) for start in islice(starts, in_flight))
-    while waiting:
-        yield waiting.popleft().result()
-        waiting.extend(pool.submit(_chunk_in_worker, start) for start in islice(starts, 1))
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
 
 
 def _progress(console: Console) -> Progress:

@@ -5,25 +5,35 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from rich.console import Console
 
 from open_r1.data.bad_rows import BadRow, BadRows
 from open_r1.data.columns import Columns, to_messages
+from open_r1.data.encoding import Encoder
+from open_r1.data.fast_encoding import FastEncoder, choose_encoder
 from open_r1.data.fingerprint import token_key
+from open_r1.data.rows import DatasetRows, Rows
 from open_r1.data.token_files import INDEX, MASK, META, TOKENS, Meta, TokenWriter, read_meta
+from open_r1.data.token_worker import Work
 from open_r1.data.tokenizing import tokenize_rows
+from open_r1.data.turns import Rendered, render_conversation
 from open_r1.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from open_r1.data.chat import ChatFormat
+
+CHECKED_ROWS = 64
+"""Rows on which the fast encoder is compared with tokenizers at every run that makes tokens."""
+
+EncoderName = Literal["auto", "tokenizers"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class TokenStore:
         targets: int64 [N, 2], the first target of each sequence and the end of its last.
         bad_rows: what was left out.
         cached: the tokens were found, not made.
+        rows_read: rows there were, bad ones included.
     """
 
     input_ids: np.ndarray
@@ -47,6 +58,7 @@ class TokenStore:
     targets: np.ndarray
     bad_rows: BadRows
     cached: bool
+    rows_read: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -68,12 +80,13 @@ def default_cache_dir() -> Path:
 
 
 def tokenize(
-    rows: Dataset,
+    rows: Rows | Dataset,
     chat: ChatFormat,
     columns: Columns,
     *,
     cache_dir: str | Path | None = None,
     num_proc: int | None = None,
+    encoder: EncoderName = "auto",
     strict: bool = False,
     max_bad_rows_shown: int = 5,
     console: Console | None = None,
@@ -85,7 +98,9 @@ def tokenize(
 
     Args:
         cache_dir: None means `default_cache_dir`.
-        num_proc: processes; None takes one a core.
+        num_proc: processes; None takes what is of use, see `tokenize_rows`.
+        encoder: "auto" takes a fast encoder where its ids are sure to be those of tokenizers; the tokens, and so the
+            key of the cache, are the same.
         strict: a bad row stops the run.
         max_bad_rows_shown: indices shown for each reason.
         console: where progress and bad rows are shown; None shows nothing.
@@ -95,8 +110,7 @@ def tokenize(
     """
     console = console or Console(quiet=True)
     folder = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
-    if not len(rows):
-        raise UserError("there are no rows to tokenize")
+    rows = _as_rows(rows)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         final = folder / token_key(rows, chat, columns)
@@ -105,39 +119,69 @@ def tokenize(
             with _lock(final.with_suffix(".lock")):
                 store = _open(final, strict, max_bad_rows_shown)
                 if store is None:
-                    _make(final, rows, chat, columns, num_proc, BadRows(strict, max_bad_rows_shown), console)
+                    work = Work(columns, chat.template, chat.system_prompt, chat.encoder)
+                    if encoder == "auto":
+                        work = replace(work, encoder=_checked(rows, work, console))
+                    _make(final, rows, work, num_proc, BadRows(strict, max_bad_rows_shown), console)
                     store = _open(final, strict, max_bad_rows_shown, cached=False)
     except OSError as error:
         raise UserError(
             f"the token cache {folder} cannot be used ({error.strerror or error}): free space, or set --token_cache_dir"
         ) from error
-    store.bad_rows.report(console, len(rows))
+    store.bad_rows.report(console, store.rows_read)
     return store
 
 
-def sample_lengths(rows: Dataset, chat: ChatFormat, columns: Columns, *, size: int = 256, seed: int = 0) -> np.ndarray:
+def sample_lengths(
+    rows: Rows | Dataset,
+    chat: ChatFormat,
+    columns: Columns,
+    *,
+    size: int = 256,
+    seed: int = 0,
+    encoder: EncoderName = "auto",
+) -> np.ndarray:
     """Lengths in tokens, int64 [≤ size], of a seeded sample of the rows; bad rows are left out."""
-    chosen = np.random.default_rng(seed).choice(len(rows), min(size, len(rows)), replace=False)
+    work = Work(columns, chat.template, chat.system_prompt, chat.encoder)
+    chosen = work.encoder
+    if encoder == "auto" and chosen.byte_level:
+        with suppress(Exception):  # not there, or not for this tokenizer: `tokenize` says so
+            chosen = FastEncoder(chosen.backend)
+    rendered = _sample(_as_rows(rows), work, size, seed)
+    pairs = chosen.encode_spans([item.text for item in rendered], [item.spans for item in rendered])
+    return np.array([len(ids) for ids, _ in pairs], np.int64)
+
+
+def _as_rows(rows: Rows | Dataset) -> Rows:
+    return rows if hasattr(rows, "pieces") else DatasetRows(rows)
+
+
+def _sample(rows: Rows, work: Work, size: int, seed: int = 0) -> list[Rendered]:
     rendered = []
-    for row in rows.select_columns(columns.conversation).select(np.sort(chosen)):
-        try:
-            rendered.append(chat.render(to_messages(row, columns)))
-        except BadRow:
-            continue
-    return np.array([len(encoded.input_ids) for encoded in chat.encode(rendered)], np.int64)
+    for row in rows.sample(work.columns.conversation, size, seed):
+        with suppress(BadRow):
+            rendered.append(render_conversation(work.template, to_messages(row, work.columns), work.system_prompt))
+    return rendered
 
 
-def _make(
-    final: Path, rows: Dataset, chat: ChatFormat, columns: Columns, num_proc: int | None, bad: BadRows, console: Console
-) -> None:
+def _checked(rows: Rows, work: Work, console: Console) -> Encoder:
+    """The fast encoder if it passes its checks on this tokenizer and a sample of these rows; says so if it does not."""
+    chosen, why = choose_encoder(work.encoder, (item.text for item in _sample(rows, work, CHECKED_ROWS)))
+    if why is not None:
+        console.print(f"encoder: tokenizers, because {why}", markup=False)
+    return chosen
+
+
+def _make(final: Path, rows: Rows, work: Work, num_proc: int | None, bad: BadRows, console: Console) -> None:
     """Writes the tokens beside ``final``, going on where a killed process stopped, and moves them there by one rename.
 
     If it stops at a bad row, what is written stays for the next start.
     """
     with TokenWriter(final.with_suffix(".partial"), bad) as writer:
-        for chunk in tokenize_rows(rows, chat, columns, start=writer.rows, num_proc=num_proc, console=console):
-            writer.write(chunk)
-        bad.raise_if_all(len(rows))
+        tokenize_rows(rows, work, writer, num_proc=num_proc, console=console)
+        if not writer.rows:
+            raise UserError("there are no rows to tokenize")
+        bad.raise_if_all(writer.rows)
         writer.finish()
     if final.exists():  # torn: `_open` has refused it
         shutil.rmtree(final)
@@ -160,6 +204,7 @@ def _open(folder: Path, strict: bool, shown: int, cached: bool = True) -> TokenS
         targets=index[:, 2:],
         bad_rows=bad_rows,
         cached=cached,
+        rows_read=meta.rows,
     )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from open_r1.data.bad_rows import BadRow
-from open_r1.data.columns import Message
+from open_r1.data.columns import Message, with_system_prompt
 from open_r1.data.encoding import Span
 from open_r1.data.template import ChatTemplate
 
@@ -19,6 +20,20 @@ class Rendered:
 
     text: str
     spans: list[Span]
+
+
+def render_conversation(
+    template: ChatTemplate, messages: Sequence[Message], system_prompt: str | None = None
+) -> Rendered:
+    """Writes a conversation up to its last assistant's turn, and finds the turns; see `ChatFormat.render`.
+
+    Raises:
+        BadRow: no turn of the assistant, or as `render_turns`.
+    """
+    turns = [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+    if not turns:
+        raise BadRow("no assistant turn")
+    return render_turns(template, with_system_prompt(list(messages[: turns[-1] + 1]), system_prompt))
 
 
 def render_turns(template: ChatTemplate, messages: list[Message]) -> Rendered:

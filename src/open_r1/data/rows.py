@@ -1,0 +1,218 @@
+"""Rows to be tokenized, wherever they lie: read in order, in pieces whose size is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+
+from open_r1.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+PIECE_ROWS = 512
+"""Rows that are read, encoded and written at a time: some ten megabytes of long traces."""
+
+PIECE_BYTES = 16 << 20
+"""A piece of more than that is halved until its parts are smaller, or single rows."""
+
+SAMPLED_GROUPS = 8
+
+Piece = pa.Table | list[dict[str, Any]]
+"""Consecutive rows; as Python objects where Arrow's types do not say all that the rows hold."""
+
+
+class Rows(Protocol):
+    """What `tokenize` reads. Its text says how many rows there are, and where.
+
+    Attributes:
+        column_names: the columns.
+    """
+
+    column_names: list[str]
+
+    def content_hash(self, columns: Sequence[str]) -> str:
+        """Equal for equal content of ``columns`` in the same files, another for any other content."""
+
+    def pieces(self, columns: Sequence[str], start: int = 0) -> Iterator[Piece]:
+        """The rows from ``start`` on, in order."""
+
+    def sample(self, columns: Sequence[str], size: int, seed: int = 0) -> list[dict[str, Any]]:
+        """At most ``size`` seeded rows."""
+
+
+class DatasetRows:
+    """The rows of a `datasets.Dataset`; their hash does not depend on where they lie."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self.column_names: list[str] = dataset.column_names
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __str__(self) -> str:
+        return f"{len(self):,} rows"
+
+    def content_hash(self, columns: Sequence[str]) -> str:
+        """Over Arrow's buffers of all rows; see `Rows`."""
+        sink = _HashSink()
+        for table in self._dataset.select_columns(list(columns)).with_format("arrow").iter(PIECE_ROWS):
+            # Taking all rows copies them into buffers of their own: a slice brings along bits of its neighbours.
+            whole = table.replace_schema_metadata(None).take(pa.array(range(len(table)))).combine_chunks()
+            with pa.ipc.new_stream(pa.PythonFile(sink, mode="w"), whole.schema) as stream:
+                stream.write_table(whole)
+        return sink.hash.hexdigest()
+
+    def pieces(self, columns: Sequence[str], start: int = 0) -> Iterator[Piece]:
+        """As `Rows.pieces`."""
+        chosen = self._dataset.select_columns(list(columns))
+        if _needs_decoding(str(chosen.features)):
+            for first in range(start, len(chosen), PIECE_ROWS):
+                yield _as_rows(chosen.with_format(None)[first : first + PIECE_ROWS])
+        else:
+            arrow = chosen.with_format("arrow")
+            for first in range(start, len(chosen), PIECE_ROWS):
+                yield from _small(arrow[first : first + PIECE_ROWS])
+
+    def sample(self, columns: Sequence[str], size: int, seed: int = 0) -> list[dict[str, Any]]:
+        """As `Rows.sample`."""
+        chosen = np.random.default_rng(seed).choice(len(self), min(size, len(self)), replace=False)
+        return list(self._dataset.select_columns(list(columns)).with_format(None).select(np.sort(chosen)))
+
+
+class ParquetRows:
+    """The rows of Parquet files, read straight from them; their hash is that of the files.
+
+    Raises:
+        UserError: a file is no Parquet, or has other columns than the first.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self._files = list(files)
+        opened = [_open(path) for path in self._files]
+        self.column_names: list[str] = opened[0].schema_arrow.names
+        self._counts = [file.metadata.num_rows for file in opened]
+        for path, file in zip(self._files, opened, strict=True):
+            file.close()
+            if sorted(file.schema_arrow.names) != sorted(self.column_names):
+                raise UserError(
+                    f"{path} has the columns {file.schema_arrow.names}, {self._files[0]} {self.column_names}"
+                )
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def __str__(self) -> str:
+        return f"{len(self):,} rows"
+
+    def content_hash(self, columns: Sequence[str]) -> str:
+        """Over the bytes of the files; see `Rows`."""
+        with ThreadPoolExecutor(4) as pool:
+            return " ".join([*pool.map(file_hash, self._files), *columns])
+
+    def pieces(self, columns: Sequence[str], start: int = 0) -> Iterator[Piece]:
+        """As `Rows.pieces`."""
+        for path, count in zip(self._files, self._counts, strict=True):
+            if start < count:
+                yield from parquet_pieces(path, columns, start)
+            start = max(0, start - count)
+
+    def sample(self, columns: Sequence[str], size: int, seed: int = 0) -> list[dict[str, Any]]:
+        """As `Rows.sample`, from a few groups of rows."""
+        return parquet_sample(self._files, columns, size, seed)
+
+
+def parquet_pieces(path: Path, columns: Sequence[str], start: int = 0) -> Iterator[pa.Table]:
+    """The rows of one file from ``start`` on, a few at a time however large its groups of rows are."""
+    with _open(path) as file:
+        groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
+        first = int(np.searchsorted(np.cumsum(groups), start, side="right"))
+        skip = start - sum(groups[:first])
+        for batch in file.iter_batches(PIECE_ROWS, row_groups=range(first, len(groups)), columns=list(columns)):
+            if skip < len(batch):
+                yield from _small(pa.Table.from_batches([batch.slice(skip)]).select(list(columns)))
+            skip = max(0, skip - len(batch))
+
+
+def parquet_sample(files: Sequence[Path], columns: Sequence[str], size: int, seed: int) -> list[dict[str, Any]]:
+    """Seeded rows, from the beginnings of a few seeded groups of rows."""
+    rng = np.random.default_rng(seed)
+    opened = {path: _open(path) for path in files}
+    groups = [(path, index) for path, file in opened.items() for index in range(file.num_row_groups)]
+    chosen = np.sort(rng.choice(len(groups), min(SAMPLED_GROUPS, len(groups)), replace=False))
+    rows: list[dict[str, Any]] = []
+    for left, number in zip(range(len(chosen), 0, -1), chosen, strict=True):
+        path, index = groups[number]
+        share = -(-(size - len(rows)) // left)
+        batches = opened[path].iter_batches(2 * share, row_groups=[index], columns=list(columns))
+        batch = next(batches, None)
+        if batch is not None and share:
+            taken = np.sort(rng.choice(len(batch), min(share, len(batch)), replace=False))
+            rows += batch.take(pa.array(taken)).to_pylist()
+        del batches
+    for file in opened.values():
+        file.close()
+    return rows
+
+
+def file_hash(path: Path) -> str:
+    """xxh3 of the bytes of a file, 32 hexadecimal digits."""
+    hasher, block = xxhash.xxh3_128(), bytearray(4 << 20)
+    with path.open("rb", buffering=0) as file:
+        while read := file.readinto(block):
+            hasher.update(memoryview(block)[:read])
+    return hasher.hexdigest()
+
+
+def reads_as_it_is(path: Path) -> bool:
+    """Whether a Parquet file's own types say all that its rows hold."""
+    with _open(path) as file:
+        return not _needs_decoding((file.schema_arrow.metadata or {}).get(b"huggingface", b"").decode())
+
+
+def _needs_decoding(features: str) -> bool:
+    """Whether the features of the datasets library, as text, hold JSON inside strings."""
+    return "Json" in features
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: {str(error).splitlines()[0][:300]}") from error
+
+
+def _small(table: pa.Table) -> Iterator[pa.Table]:
+    if table.nbytes <= PIECE_BYTES or len(table) < 2:
+        yield table
+        return
+    yield from _small(table.slice(0, len(table) // 2))
+    yield from _small(table.slice(len(table) // 2))
+
+
+def _as_rows(batch: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+class _HashSink:
+    """A file that only hashes what is written to it."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self.hash = xxhash.xxh3_128()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
