@@ -10,7 +10,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from open_r1.data.pack import TrainingSequence, make_pack
-from open_r1.model import attention, kernels
+from open_r1.model import attention, flash, kernels
 from open_r1.model.pack_model import PackModel
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -50,7 +50,7 @@ def loss_and_gradients(model: PackModel, dtype: torch.dtype | None) -> tuple[flo
 
 @pytest.mark.parametrize("kernel", ["documents", "varlen", "fa4"])
 def test_kernel_in_bf16_agrees_with_float32(model: PackModel, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if kernel == "fa4" and not kernels.has_flash_attention_4():
+    if kernel == "fa4" and not flash.has_flash_attention_4():
         pytest.skip("flash-attn-4 is not installed")
     reference, expected = loss_and_gradients(model, None)
     monkeypatch.setattr(attention, "choose_kernel", lambda device, dtype: kernel)

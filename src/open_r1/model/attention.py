@@ -19,15 +19,14 @@ from transformers.masking_utils import sdpa_mask
 
 from open_r1.data.pack import Pack
 from open_r1.errors import UserError
+from open_r1.model.flash import flash_attention_4, varlen_attention
 from open_r1.model.kernels import (
     Documents,
     cached_softcapped_attention,
     causal_band,
     choose_kernel,
     documents_attention,
-    flash_attention_4,
     group_sequences,
-    varlen_attention,
 )
 
 NAME = "open_r1"
@@ -51,17 +50,25 @@ def keeps_sequences_apart(model: PreTrainedModel) -> bool:
     return kinds <= SEPARABLE_LAYERS and not model._is_stateful and type(model)._can_set_attn_implementation()
 
 
-def attention_arguments(config: PreTrainedConfig, pack: Pack, dtype: torch.dtype) -> dict[str, Any]:
+def attention_arguments(
+    config: PreTrainedConfig, pack: Pack, dtype: torch.dtype, *, constant_shape: bool = False
+) -> dict[str, Any]:
     """The keyword arguments that keep a `transformers` decoder within the sequences of ``pack``.
 
     For this project's attention they are ``documents`` and an empty four-dimensional mask, which stops `transformers`
     from building one; for any other implementation a dense document mask, boolean for SDPA and additive for eager.
+
+    Args:
+        constant_shape: the same numbers for all packs of one size, as far as the kernel allows.
     """
     device = pack.input_ids.device
     if config._attn_implementation == NAME:
         kernel = choose_kernel(device, dtype)
         groups = group_sequences(pack.lengths, device) if kernel == "documents" else ()
-        documents = Documents(pack.cu_seqlens, max(pack.lengths), groups)
+        longest = max(pack.lengths)
+        if constant_shape:  # compiled layers take the number for a constant; for "varlen" it is also work
+            longest = len(pack) if kernel == "fa4" else min(len(pack), 1 << (longest - 1).bit_length())
+        documents = Documents(pack.cu_seqlens, longest, kernel, groups)
         return {"documents": documents, "attention_mask": torch.empty(1, 1, 0, 0, device=device)}
 
     def mask(window: int | None) -> Tensor:
@@ -126,16 +133,15 @@ def attention_forward(
         return cached_softcapped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         query, key, value = (tensor.to(torch.get_autocast_dtype(query.device.type)) for tensor in (query, key, value))
-    kernel = choose_kernel(query.device, query.dtype)
-    if softcap is not None or dropout > 0.0 or kernel == "documents":
+    if softcap is not None or dropout > 0.0 or documents.kernel == "documents":
         groups = documents.groups or group_sequences(tuple(documents.cu_seqlens.diff().tolist()), query.device)
         output = documents_attention(query[0], key[0], value[0], groups, scale, dropout, sliding_window, softcap)
         return output[None], None
 
     query_THD, key_THD, value_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    window = (sliding_window - 1, 0) if sliding_window else None
-    run = flash_attention_4 if kernel == "fa4" else varlen_attention
-    return run(query_THD, key_THD, value_THD, documents, scale, window)[None], None
+    run = flash_attention_4 if documents.kernel == "fa4" else varlen_attention
+    cu_seqlens, longest = documents.cu_seqlens, documents.max_length
+    return run(query_THD, key_THD, value_THD, cu_seqlens, longest, scale, sliding_window or None)[None], None
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -1,15 +1,24 @@
-"""Writing a model folder that `transformers` opens: weights, tokenizer, generation settings."""
+"""Writing a model folder that `transformers` and vLLM open: weights, tokenizer, generation settings."""
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from open_r1.errors import UserError
+from open_r1.files import read_json, write_json
+from open_r1.model.merge import merged_weights
+
+MAX_SHARD_SIZE = "5GB"
 
 
 def save_model(
@@ -20,33 +29,84 @@ def save_model(
     stop_token_ids: Sequence[int],
     state_dict: dict[str, Tensor] | None = None,
     dtype: torch.dtype | None = None,
+    merge_lora: bool = False,
+    max_shard_size: str = MAX_SHARD_SIZE,
 ) -> None:
-    """Writes weights (safetensors), configuration, tokenizer with its chat template, and generation_config.json.
+    """Writes weights (safetensors, in shards where large), configuration, tokenizer and generation_config.json.
+
+    Nothing that only this project knows is left in the files, and the model in memory stays as it is.
 
     Args:
-        model: a `transformers` or PEFT model; of the latter only the adapters are written.
-        stop_token_ids: written as ``eos_token_id``, so that generation stops where training taught it to.
+        model: a `transformers` or PEFT model; of the latter only the adapters are written, unless merged.
+        stop_token_ids: written as ``eos_token_id``, so that generation stops where training taught it to; the first
+            becomes the tokenizer's and the model's own end, as programs look there too.
         state_dict: full weights gathered elsewhere, when the model itself is sharded.
         dtype: the weights are stored in this; None leaves them as they are.
+        merge_lora: write the whole model with its adapters added in (`open_r1.model.merge`).
+        max_shard_size: a larger model is written as several files with an index.
+
+    Raises:
+        UserError: adapters that cannot be merged.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    generation = base.generation_config
+    is_peft = hasattr(model, "get_base_model")
+    base: PreTrainedModel = model.get_base_model() if is_peft else model
+    if merge_lora and not is_peft:
+        raise UserError("merge_lora: the model has no adapters; leave it out")
+    adapters_alone = is_peft and not merge_lora
+    with _generation_of(base, tokenizer, stop_token_ids) as generation:
+        if adapters_alone:
+            state_dict = _cast(state_dict or model.state_dict(), dtype) if dtype else state_dict
+            # Embeddings are never resized here; asking whether they were would ask the hub.
+            model.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+            (folder / "README.md").unlink(missing_ok=True)  # an empty form
+            _name_base_wholly(folder)
+        else:
+            written, weights = merged_weights(model, state_dict) if merge_lora else (base, state_dict)
+            weights = dict(written.state_dict() if weights is None else weights)
+            tied = _drop_tied(written, weights)
+            weights = weights if dtype is None else _cast(weights, dtype)
+            written.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
+            stored = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), base.dtype)
+            _mend_config(folder, base, stored, tied, stop_token_ids[0])
+        generation.save_pretrained(folder)
+    _let_others_read(folder)
+    _save_tokenizer(tokenizer, folder, stop_token_ids[0])
+
+
+@contextmanager
+def _generation_of(
+    base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
+) -> Iterator[Any]:
+    """The model's generation settings with all tokens that stop it; inside, the model has them too."""
+    kept = base.generation_config
+    generation = base.generation_config = copy.deepcopy(kept)
     generation.eos_token_id = list(stop_token_ids) if len(stop_token_ids) > 1 else stop_token_ids[0]
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
     if not generation.do_sample:  # transformers refuses to save sampling values beside greedy decoding
         generation.temperature = generation.top_p = generation.top_k = None
-    if dtype is not None:
-        state_dict = _cast(state_dict or model.state_dict(), dtype)
-    model.save_pretrained(folder, state_dict=state_dict)
-    _let_others_read(folder)
-    generation.save_pretrained(folder)
-    if dtype is not None:  # transformers has written the dtype of the weights in memory
-        stored, base.config.dtype = base.config.dtype, dtype
-        base.config.save_pretrained(folder)
-        base.config.dtype = stored
-    tokenizer.save_pretrained(folder)
+    try:
+        yield generation
+    finally:
+        base.generation_config = kept
+
+
+def _drop_tied(base: PreTrainedModel, weights: dict[str, Tensor]) -> bool:
+    """Takes out of ``weights`` what is equal to the weight it is tied to; whether all that is tied still is.
+
+    Gathered weights are copies, which `transformers` would write twice. Adapters on one of two tied layers, once
+    merged, untie them.
+    """
+    still = True
+    for name, source in (getattr(base, "all_tied_weights_keys", None) or {}).items():
+        if name in weights and source in weights:
+            one, other = weights[name], weights[source]
+            same = one.data_ptr() == other.data_ptr() or torch.equal(one, other)
+            if same:
+                del weights[name]
+            still &= same
+    return still
 
 
 def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -58,6 +118,45 @@ def _cast(weights: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor
         else tensor
         for name, tensor in weights.items()
     }
+
+
+def _mend_config(folder: Path, base: PreTrainedModel, dtype: torch.dtype, tied: bool, end: int) -> None:
+    """config.json as a reader needs it, where `transformers` wrote it as the model was held for training."""
+    path = folder / "config.json"
+    values = read_json(path) or {}
+    values["dtype"] = str(dtype).removeprefix("torch.")
+    values.pop("_attn_implementation", None)
+    values.pop("quantization_config", None)
+    if type(base).__module__.startswith("transformers."):
+        values.pop("auto_map", None)  # of remote code that was not used
+    if "use_cache" in values:
+        values["use_cache"] = True
+    if not tied:
+        values["tie_word_embeddings"] = False
+    if "eos_token_id" in values:
+        values["eos_token_id"] = end
+    write_json(path, values)
+
+
+def _name_base_wholly(folder: Path) -> None:
+    """Adapters on a model of this disk find it from whatever folder they are opened."""
+    path = folder / "adapter_config.json"
+    values = read_json(path) or {}
+    name = values.get("base_model_name_or_path")
+    if name and Path(name).is_dir():
+        values["base_model_name_or_path"] = str(Path(name).resolve())
+        write_json(path, values)
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, end: int) -> None:
+    """The tokenizer with its chat template; the token that ends a turn is its end of text."""
+    kept = tokenizer.eos_token
+    if end in tokenizer.added_tokens_decoder:  # an ordinary word must not become a special one
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+    try:
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.eos_token = kept
 
 
 def _let_others_read(folder: Path) -> None:

@@ -1,20 +1,21 @@
 """The language-model head, evaluated in chunks: log-probabilities of targets without ever holding full logits.
 
-For K targets, vocabulary V and chunks of C targets, memory is C × V instead of K × V. The backward pass computes each
-chunk's logits again, so the cost is four matrix products where full logits need three.
+For K targets, vocabulary V and chunks of C targets, memory is C × V instead of K × V. The backward pass of
+`target_logprobs` computes each chunk's logits again, so the cost is four matrix products where full logits need three;
+`weighted_nll`, whose gradient does not depend on what comes after, needs three.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from open_r1.errors import UserError
-
-CHUNK_TARGETS = 4096
+from open_r1.model.logits import PLAIN, LogitTransform, chunk_targets, logits_of
+from open_r1.model.nll import WeightedNLL
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,22 @@ class TokenLogprobs:
     entropy: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class LogitTransform:
-    """How a model turns ``hidden @ weight`` into logits: softcap(scale · z) / temperature."""
+def call_by_targets(head: nn.Module) -> None:
+    """Lets ``head(hidden, targets=…)`` be `target_logprobs` or `weighted_nll`; ``head(hidden)`` gives logits as before.
 
-    scale: float = 1.0
-    softcap: float | None = None
+    Called as a module, so that the hooks which gather sharded weights run.
+    """
+    head.forward = partial(_forward, head)
 
-    @classmethod
-    def of(cls, config: Any) -> LogitTransform:
-        """Read from a `transformers` configuration.
 
-        Gemma has a softcap; Cohere, Falcon-H1 and HyperCLOVA X multiply, Granite divides by the same name.
-        """
-        scale = float(getattr(config, "logit_scale", None) or getattr(config, "lm_head_multiplier", None) or 1.0)
-        if scaling := getattr(config, "logits_scaling", None):
-            scale *= scaling if config.model_type == "hyperclovax" else 1.0 / scaling
-        return cls(scale, getattr(config, "final_logit_softcapping", None))
+def _forward(
+    head: nn.Module, hidden: Tensor, *, targets: Tensor | None = None, loss_weight: Tensor | None = None, **options
+) -> Tensor | TokenLogprobs:
+    if targets is None:
+        return type(head).forward(head, hidden)
+    if loss_weight is not None:
+        return weighted_nll(hidden, head, targets, loss_weight, **options)
+    return target_logprobs(hidden, head, targets, **options)
 
 
 def target_logprobs(
@@ -55,9 +55,9 @@ def target_logprobs(
     targets: Tensor,
     *,
     temperature: float = 1.0,
-    transform: LogitTransform = LogitTransform(),
+    transform: LogitTransform = PLAIN,
     entropy: bool = False,
-    chunk: int = CHUNK_TARGETS,
+    chunk: int | None = None,
 ) -> TokenLogprobs:
     """Log-probabilities of ``targets`` under softmax(logits / temperature).
 
@@ -65,31 +65,45 @@ def target_logprobs(
         hidden: [K, D], the hidden state that predicts each target.
         head: the output embedding, a linear layer with ``weight`` [V, D] and perhaps ``bias`` [V].
         targets: int64 [K].
+        chunk: targets at a time; None chooses by `chunk_targets`.
     """
+    hidden = _in_compute_dtype(hidden, head)
+    logprobs, entropies = _TargetLogprobs.apply(
+        hidden, head.weight, head.bias, targets, temperature, transform, entropy, chunk
+    )
+    return TokenLogprobs(logprobs, entropies if entropy else None)
+
+
+def weighted_nll(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    loss_weight: Tensor,
+    *,
+    temperature: float = 1.0,
+    transform: LogitTransform = PLAIN,
+    chunk: int | None = None,
+) -> Tensor:
+    """Σ_k loss_weight_k · −log p(target_k) in nats, a float32 scalar; arguments as of `target_logprobs`.
+
+    Args:
+        loss_weight: float32 [K].
+    """
+    hidden = _in_compute_dtype(hidden, head)
+    if hidden.dtype == torch.float16:
+        options = {"temperature": temperature, "transform": transform, "chunk": chunk}
+        return -(target_logprobs(hidden, head, targets, **options).logprobs * loss_weight).sum()
+    return WeightedNLL.apply(hidden, head.weight, head.bias, targets, loss_weight, temperature, transform, chunk)
+
+
+def _in_compute_dtype(hidden: Tensor, head: nn.Module) -> Tensor:
     if not isinstance(head, nn.Linear):
         raise UserError(
             f"the model's head is a {type(head).__name__}, not a linear layer; "
             "leave lm_head out of --lora_target_modules"
         )
     device_type = hidden.device.type
-    dtype = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else hidden.dtype
-    logprobs, entropies = _TargetLogprobs.apply(
-        hidden.to(dtype), head.weight, head.bias, targets, temperature, transform, entropy, chunk
-    )
-    return TokenLogprobs(logprobs, entropies if entropy else None)
-
-
-def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform, temperature: float
-) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).float()
-    if transform.scale != 1.0:
-        logits *= transform.scale
-    if transform.softcap is not None:
-        logits = torch.tanh(logits / transform.softcap) * transform.softcap
-    if temperature != 1.0:
-        logits /= temperature
-    return logits
+    return hidden.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else hidden
 
 
 class _TargetLogprobs(torch.autograd.Function):
@@ -99,13 +113,14 @@ class _TargetLogprobs(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, temperature, transform, entropy, chunk):
         compute_weight = weight.to(hidden.dtype)
         compute_bias = None if bias is None else bias.to(hidden.dtype)
+        chunk = chunk or chunk_targets(len(weight), hidden)
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
         normaliser = torch.empty_like(logprobs)
         entropies = torch.empty_like(logprobs) if entropy else logprobs.new_empty(0)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                logits = _logits(hidden[part], compute_weight, compute_bias, transform, temperature)
+                logits = logits_of(hidden[part], compute_weight, compute_bias, transform, temperature)
                 normaliser[part] = torch.logsumexp(logits, dim=-1)
                 logprobs[part] = logits.gather(-1, targets[part, None])[:, 0] - normaliser[part]
                 if entropy:
@@ -125,16 +140,15 @@ class _TargetLogprobs(torch.autograd.Function):
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
         grad_weight = torch.zeros_like(weight) if needs_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and needs_bias else None
+        grad_bias = torch.zeros_like(bias) if needs_bias else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                logits = _logits(hidden[part], compute_weight, compute_bias, transform, temperature)
+                logits = logits_of(hidden[part], compute_weight, compute_bias, transform, temperature)
+                slope = transform.slope(logits, temperature)
                 grad = torch.exp(logits - normaliser[part, None]).neg_()
                 grad.scatter_add_(-1, targets[part, None], torch.ones_like(grad[:, :1]))
-                grad *= grad_logprobs[part, None] * (transform.scale / temperature)
-                if transform.softcap is not None:  # d tanh
-                    grad *= 1 - (logits * (temperature / transform.softcap)) ** 2
+                grad *= grad_logprobs[part, None] * slope
                 grad = grad.to(hidden.dtype)
                 if grad_hidden is not None:
                     grad_hidden[part] = grad @ compute_weight

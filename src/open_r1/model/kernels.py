@@ -8,15 +8,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import inspect
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from open_r1.model.flash import has_flash_attention_4, varlen_parameters
 
 # Sequences are computed together when padding them to the longest wastes at most this share.
 PADDING_SHARE = 0.25
@@ -28,13 +26,15 @@ class Documents:
 
     Attributes:
         cu_seqlens: int32 [S + 1] on the model's device.
-        max_length: tokens of the longest sequence.
+        max_length: tokens of the longest sequence, or more.
+        kernel: what computes them, by `choose_kernel`.
         groups: for the ``documents`` kernel; each group is an int64 [N, L] of token indices, N sequences of L tokens
             padded at the right by repeating the last index, and the boolean [N, L] of what is not padding (None: all).
     """
 
     cu_seqlens: Tensor
     max_length: int
+    kernel: str
     groups: tuple[tuple[Tensor, Tensor | None], ...] = ()
 
 
@@ -63,68 +63,13 @@ def group_sequences(lengths: tuple[int, ...], device: torch.device) -> tuple[tup
     return tuple(groups)
 
 
-@cache
-def _varlen_causal_arguments() -> dict[str, Any] | None:
-    """How this torch's `varlen_attn` is told to be causal (the argument has changed with time); None: absent."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    parameters = inspect.signature(varlen_attn).parameters
-    return {"window_size": (-1, 0)} if "window_size" in parameters else {"is_causal": True}
-
-
-@cache
-def has_flash_attention_4() -> bool:
-    """Whether the flash-attn-4 wheel is there (its module is `flash_attn.cute`)."""
-    try:
-        return importlib.util.find_spec("flash_attn.cute") is not None
-    except (ImportError, ValueError):
-        return False
-
-
 def choose_kernel(device: torch.device, dtype: torch.dtype) -> str:
     """The attention kernel for training on ``device`` in ``dtype``: "fa4", "varlen" or "documents"."""
     if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return "documents"
     if has_flash_attention_4() and torch.cuda.get_device_capability(device)[0] >= 9:
         return "fa4"
-    return "varlen" if _varlen_causal_arguments() is not None else "documents"
-
-
-def flash_attention_4(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float, window: tuple[int, int] | None
-) -> Tensor:
-    from flash_attn.cute import flash_attn_varlen_func
-
-    output = flash_attn_varlen_func(
-        query,
-        key,
-        value,
-        cu_seqlens_q=documents.cu_seqlens,
-        cu_seqlens_k=documents.cu_seqlens,
-        max_seqlen_q=documents.max_length,
-        max_seqlen_k=documents.max_length,
-        softmax_scale=scale,
-        causal=True,
-        window_size=window or (None, None),
-    )
-    return output[0] if isinstance(output, tuple) else output
-
-
-def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, documents: Documents, scale: float, window: tuple[int, int] | None
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    causal = dict(_varlen_causal_arguments() or {})
-    if window is not None:
-        causal["window_size"] = window
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:  # `enable_gqa` came only after 2.11
-        key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    cu_seqlens, longest = documents.cu_seqlens, documents.max_length
-    return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, longest, longest, scale=scale, **causal)
+    return "varlen" if varlen_parameters() else "documents"
 
 
 def documents_attention(

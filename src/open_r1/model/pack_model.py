@@ -1,4 +1,4 @@
-"""The module that is trained: a pack goes in, log-probabilities of its targets come out.
+"""The module that is trained: a pack goes in, its loss or the log-probabilities of its targets come out.
 
 This is what gets wrapped for distribution. The head is inside its forward, so that the ordinary hooks gather sharded
 weights.
@@ -10,10 +10,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from open_r1.data.pack import Pack
+from open_r1.data.pack import Pack, pad_pack
 from open_r1.model.attention import attention_arguments, keeps_sequences_apart
-from open_r1.model.head import LogitTransform, TokenLogprobs, target_logprobs
+from open_r1.model.head import TokenLogprobs, call_by_targets
 from open_r1.model.kernels import group_sequences
+from open_r1.model.layers import Layers
+from open_r1.model.logits import LogitTransform
+
+MIN_SEQUENCES = 16
 
 
 class PackModel(nn.Module):
@@ -21,45 +25,61 @@ class PackModel(nn.Module):
 
     Args:
         model: the causal language model, or the PEFT model around it.
+
+    Attributes:
+        layers: how the decoder layers are run: compiled, recomputed.
     """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.layers = Layers(self.causal_lm)
         self._transform = LogitTransform.of(self.causal_lm.config)
         self._separable = keeps_sequences_apart(self.causal_lm)
+        call_by_targets(self.causal_lm.get_output_embeddings())
 
     @property
     def causal_lm(self) -> PreTrainedModel:
         """The `transformers` model under LoRA's wrapper, if there is one."""
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
-    def forward(self, pack: Pack, temperature: float = 1.0, entropy: bool = False) -> TokenLogprobs:
-        """Log-probabilities [K] of the targets under softmax(logits / temperature), and their entropy if asked."""
-        causal_lm = self.causal_lm
+    def forward(
+        self, pack: Pack, temperature: float = 1.0, entropy: bool = False, nll: bool = False
+    ) -> TokenLogprobs | Tensor:
+        """Log-probabilities [K] of the targets under softmax(logits / temperature), and their entropy if asked.
+
+        With ``nll`` instead the float32 scalar Σ loss_weight · −logprob over the targets, at a lower cost: its
+        gradient is made on the way.
+        """
         hidden_TD = self._hidden(pack) if self._separable else self._hidden_by_rows(pack)
         # Target t is predicted from the hidden state at t - 1.
         hidden_KD = hidden_TD.index_select(0, pack.target_index - 1)
-        return target_logprobs(
+        options = {"loss_weight": pack.loss_weight} if nll else {"entropy": entropy}
+        return self.causal_lm.get_output_embeddings()(
             hidden_KD,
-            causal_lm.get_output_embeddings(),
-            pack.input_ids.index_select(0, pack.target_index),
+            targets=pack.input_ids.index_select(0, pack.target_index),
             temperature=temperature,
             transform=self._transform,
-            entropy=entropy,
+            **options,
         )
 
+    def raise_recompute(self) -> str | None:
+        """Recomputes more from here on, for less memory; the new level, or None where there is none."""
+        return self.layers.raise_recompute()
+
     def _hidden(self, pack: Pack) -> Tensor:
-        """Hidden states [T, D] of the whole pack as one row."""
+        """Hidden states [T, D] of the whole pack as one row; of compiled layers, those of padding too."""
         causal_lm = self.causal_lm
         device = pack.input_ids.device
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else next(causal_lm.parameters()).dtype
+        if self.layers.compiled:
+            pack = pad_pack(pack, padded_tokens(len(pack)), padded_sequences(len(pack.lengths) + 1))
         output = causal_lm.base_model(
             input_ids=pack.input_ids[None],
             position_ids=pack.position_ids[None],
             use_cache=False,
-            **attention_arguments(causal_lm.config, pack, dtype),
+            **attention_arguments(causal_lm.config, pack, dtype, constant_shape=self.layers.compiled),
         )
         return output.last_hidden_state[0]
 
@@ -73,3 +93,14 @@ class PackModel(nn.Module):
             places.append(index_NL[valid_NL])
         hidden_TD = torch.cat(parts)
         return hidden_TD.new_empty(hidden_TD.shape).index_copy(0, torch.cat(places), hidden_TD)
+
+
+def padded_tokens(tokens: int) -> int:
+    """The next of eight sizes an octave, so that a handful of shapes is compiled and a full pack stays as it is."""
+    step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
+    return -(-tokens // step) * step
+
+
+def padded_sequences(sequences: int) -> int:
+    """The next power of two, at least `MIN_SEQUENCES`."""
+    return max(MIN_SEQUENCES, 1 << (sequences - 1).bit_length())

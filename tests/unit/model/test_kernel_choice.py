@@ -38,7 +38,7 @@ def test_the_rule(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(kernels, "has_flash_attention_4", lambda: wheel)
-    monkeypatch.setattr(kernels, "_varlen_causal_arguments", lambda: {"is_causal": True} if varlen else None)
+    monkeypatch.setattr(kernels, "varlen_parameters", lambda: {"scale"} if varlen else set())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
     assert choose_kernel(device, dtype) == kernel
 

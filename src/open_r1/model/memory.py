@@ -1,0 +1,265 @@
+"""How much memory training takes, from a model's configuration alone, and how much recomputation fits it.
+
+Nothing here needs weights or a GPU: parameters are counted on a model without memory, activations follow from the shape
+of a decoder layer. In bytes; r is the width of an element of the residual stream, which is that of the weights, and w
+that of the compute dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+from open_r1.config import GRPOConfig, SFTConfig
+from open_r1.model.layers import LEVELS
+from open_r1.model.logits import chunk_targets
+from open_r1.model.lora import weights_dtype
+
+# Bytes of optimizer state for a parameter: large tensors, embeddings. A bf16 weight adds 2 where `keeps_low_bits`.
+OPTIMIZER_BYTES = {
+    "adamw_split": (8.0, 8.0),
+    "adamw_8bit": (2 + 8 / 256, 8.0),
+    "adamw_bnb_8bit": (2 + 8 / 256, 8.0),
+    "paged_adamw_8bit": (0.0, 0.0),
+    "paged_adamw_32bit": (0.0, 0.0),
+}
+# A weight of a linear layer under adapters, by its bits: NF4 has a byte for 64 weights, LLM.int8() four for an output.
+QUANTISED_BYTES = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}
+# What a layer keeps of a token for its backward pass: tensors of the hidden size at width r, at width w and in float32,
+# tensors of the feed-forward size at width w, and whether attention keeps q, k, v, its output and a float32 a head.
+# Counted on transformers' Qwen2 layer, eager and as AOTAutograd's partitioner cuts it when compiled.
+KEPT = {
+    (True, "none"): (2, 2, 0, 3, True),
+    (True, "selective"): (2, 2, 0, 0, True),
+    (True, "full"): (1, 0, 0, 0, False),
+    (False, "none"): (2, 2, 2, 4, True),
+    (False, "selective"): (2, 2, 2, 0, True),
+    (False, "full"): (1, 0, 0, 0, False),
+}
+# Of the memory that a device has, what the caching allocator can use before fragments get in the way.
+USABLE = 0.95
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes of one process at the peak of a step, by part.
+
+    Attributes:
+        weights: parameters in the dtypes they are held in, and copies that autocast keeps of them.
+        gradients: of what trains.
+        optimizer: its state on the device.
+        activations: what the layers keep from forward to backward.
+        layer: what the backward pass of one layer needs beside it.
+        head: a chunk of logits, and the hidden states and gradients at both ends of the head.
+        total: at the peak; not the sum: gradients appear while activations go, and layers follow the head.
+    """
+
+    weights: float
+    gradients: float
+    optimizer: float
+    activations: float
+    layer: float
+    head: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """What of a causal language model decides its memory; sizes in elements.
+
+    Attributes:
+        intermediate: width of the feed-forward block that a token passes; with experts, of all it is sent to.
+        attention, key_value: heads times head size.
+        parameters: all, without counting tied ones twice.
+        embedding: the input embedding, ``head``: the output embedding unless it is tied.
+        linear: the weights of the layers' linear modules.
+        edges: by the name of a linear module in a layer, the sum of inputs and outputs over all layers.
+    """
+
+    hidden: int
+    intermediate: int
+    heads: int
+    attention: int
+    key_value: int
+    layers: int
+    vocabulary: int
+    parameters: int
+    embedding: int
+    head: int
+    linear: int
+    edges: dict[str, int]
+
+    @classmethod
+    def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> ModelShape:
+        """Reads a `transformers` configuration; the model is built without memory to count its parameters."""
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        text = config.get_text_config()
+        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
+        edges: dict[str, int] = {}
+        linear = 0
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Linear) and module is not head:
+                key = name.rpartition(".")[2]
+                edges[key] = edges.get(key, 0) + module.in_features + module.out_features
+                linear += module.weight.numel()
+        return cls(
+            hidden=text.hidden_size,
+            intermediate=_feed_forward_width(text),
+            heads=text.num_attention_heads,
+            attention=text.num_attention_heads * head_size,
+            key_value=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
+            layers=text.num_hidden_layers,
+            vocabulary=len(head.weight),
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            embedding=embedding.numel(),
+            head=0 if head.weight is embedding else head.weight.numel(),
+            linear=linear,
+            edges=edges,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is done with the model, in one process.
+
+    Attributes:
+        tokens: in a micro-batch.
+        adapters: parameters of LoRA adapters; None trains all weights.
+        bits: of the linear weights under adapters: 4, 8, or None as ``weight_dtype``.
+        accumulates: whether a step has several micro-batches, so that gradients and activations are there together.
+        chunk: targets whose logits are held at a time; None as the head chooses.
+        weight_shards, gradient_shards, optimizer_shards: over how many processes each is spread.
+    """
+
+    tokens: int
+    optimizer: str = "adamw_torch"
+    weight_dtype: torch.dtype = torch.float32
+    compute_dtype: torch.dtype = torch.bfloat16
+    adapters: int | None = None
+    bits: int | None = None
+    accumulates: bool = False
+    compiled: bool = True
+    chunk: int | None = None
+    weight_shards: int = 1
+    gradient_shards: int = 1
+    optimizer_shards: int = 1
+
+    @classmethod
+    def of(cls, settings: SFTConfig | GRPOConfig, config: PreTrainedConfig, **more: Any) -> Workload:
+        """Of a run's settings and its model's configuration; ``more`` are further fields, ``tokens`` among them."""
+        stored = getattr(config, "dtype", None) or torch.float32
+        name = weights_dtype(settings)
+        weights = stored if name == "auto" else getattr(torch, name)
+        adapters = None
+        if settings.use_peft:
+            adapters = adapter_parameters(
+                ModelShape.of(config, settings.trust_remote_code), settings.lora_r, settings.lora_target_modules
+            )
+        return cls(
+            optimizer=settings.optim,
+            weight_dtype=weights,
+            compute_dtype=torch.bfloat16 if settings.bf16 else torch.float16 if settings.fp16 else weights,
+            adapters=adapters,
+            bits=4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
+            accumulates=settings.gradient_accumulation_steps > 1,
+            **more,
+        )
+
+    @cached_property
+    def widths(self) -> tuple[int, int]:
+        """(r, w): bytes of an element of the residual stream, and of what is computed."""
+        return self.weight_dtype.itemsize, self.compute_dtype.itemsize
+
+
+def adapter_parameters(shape: ModelShape, rank: int, modules: list[str] | str | None = None) -> int:
+    """Parameters of LoRA adapters of a rank on the named linear modules, by default on all."""
+    names = shape.edges if modules in (None, "all-linear") else [modules] if isinstance(modules, str) else modules
+    return rank * sum(shape.edges.get(name.rpartition(".")[2], 0) for name in names)
+
+
+def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> MemoryEstimate:
+    """Memory at the peak of a step with ``recompute`` "none", "selective" or "full"."""
+    r, w = work.widths
+    trained = shape.parameters if work.adapters is None else work.adapters
+    gradients = trained * (r if work.adapters is None else 4) / work.gradient_shards
+    weights = _weight_bytes(shape, work) / work.weight_shards
+    optimizer = _optimizer_bytes(shape, work) / work.optimizer_shards
+
+    kept = _kept_bytes(shape, work, recompute)
+    again = _kept_bytes(shape, work, "none") - kept
+    activations = work.tokens * kept * shape.layers
+    layer = work.tokens * (again + 3 * w * shape.intermediate + 3 * r * shape.hidden)
+    if work.bits:  # the layer's largest weight, back in the compute dtype
+        layer += w * shape.hidden * shape.intermediate
+
+    chunk = min(work.tokens, work.chunk or chunk_targets(shape.vocabulary, torch.empty(0, dtype=work.compute_dtype)))
+    head = chunk * shape.vocabulary * w + work.tokens * shape.hidden * (r + 2 * w)
+    if work.adapters is None:  # the gradient of the head's weight, and what is cast on the way
+        head += shape.vocabulary * shape.hidden * (r if r == w else r + 2 * w)
+    held = gradients + activations if work.accumulates else max(gradients, activations)
+    total = weights + optimizer + held + max(layer, head)
+    return MemoryEstimate(weights, gradients, optimizer, activations, layer, head, total)
+
+
+def choose_recompute(shape: ModelShape, work: Workload, memory: float) -> str:
+    """The least recomputation with which a step fits: "none", "selective" or "full" (also where that does not fit).
+
+    Args:
+        memory: bytes of the device for all of training, weights that are there already among them.
+    """
+    for level in LEVELS:
+        if estimate_memory(shape, work, level).total <= USABLE * memory:
+            return level
+    return LEVELS[-1]
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that this process can have on a CUDA device, with what it holds already; None elsewhere."""
+    if device.type != "cuda":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
+    return min(free + torch.cuda.memory_reserved(device), allowed)
+
+
+def _kept_bytes(shape: ModelShape, work: Workload, level: str) -> int:
+    """Bytes that a layer keeps for a token."""
+    r, w = work.widths
+    in_residual, in_compute, in_float32, feed_forward, attention = KEPT[work.compiled, level]
+    kept = shape.hidden * (in_residual * r + in_compute * w + in_float32 * 4) + feed_forward * shape.intermediate * w
+    return kept + attention * (2 * w * (shape.attention + shape.key_value) + 4 * shape.heads)
+
+
+def _weight_bytes(shape: ModelShape, work: Workload) -> float:
+    r, w = work.widths
+    if work.adapters is None:
+        copies = w * shape.linear if r != w and not work.compiled else 0  # autocast's, until the forward pass ends
+        return r * shape.parameters + copies
+    held = QUANTISED_BYTES[work.bits] if work.bits else r
+    return r * (shape.parameters - shape.linear) + held * shape.linear + 4 * work.adapters
+
+
+def _optimizer_bytes(shape: ModelShape, work: Workload) -> float:
+    dtype = work.weight_dtype if work.adapters is None else torch.float32
+    embedding = shape.embedding if work.adapters is None else 0
+    rest = (shape.parameters if work.adapters is None else work.adapters) - embedding
+    if work.optimizer not in OPTIMIZER_BYTES:  # torch's: two moments in the dtype of the weight
+        return 2 * dtype.itemsize * (rest + embedding)
+    of_rest, of_embedding = OPTIMIZER_BYTES[work.optimizer]
+    low_bits = 2 if dtype is torch.bfloat16 and of_rest else 0
+    return (of_rest + low_bits) * rest + (of_embedding + low_bits) * embedding
+
+
+def _feed_forward_width(config: PreTrainedConfig) -> int:
+    experts = getattr(config, "num_experts_per_tok", None)
+    width = getattr(config, "moe_intermediate_size", None)
+    if experts and width:
+        return experts * width + (getattr(config, "shared_expert_intermediate_size", None) or 0)
+    return (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) * (experts or 1)

@@ -1,0 +1,203 @@
+"""Predicted memory beside numbers worked out by hand, and beside what autograd keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
+
+from open_r1.config import SFTConfig
+from open_r1.data.pack import TrainingSequence, make_pack
+from open_r1.model.attention import NAME
+from open_r1.model.layers import LEVELS
+from open_r1.model.memory import (
+    KEPT,
+    ModelShape,
+    Workload,
+    adapter_parameters,
+    choose_recompute,
+    device_memory,
+    estimate_memory,
+)
+from open_r1.model.pack_model import PackModel
+
+GB = 1e9
+QWEN_1_5B = Qwen2Config(
+    hidden_size=1536,
+    intermediate_size=8960,
+    num_hidden_layers=28,
+    num_attention_heads=12,
+    num_key_value_heads=2,
+    vocab_size=151_936,
+    tie_word_embeddings=True,
+    dtype=torch.bfloat16,
+)
+QWEN_7B = Qwen2Config(
+    hidden_size=3584,
+    intermediate_size=18_944,
+    num_hidden_layers=28,
+    num_attention_heads=28,
+    num_key_value_heads=4,
+    vocab_size=152_064,
+    tie_word_embeddings=False,
+    dtype=torch.bfloat16,
+)
+
+
+def test_shapes_are_the_published_ones() -> None:
+    small, large = ModelShape.of(QWEN_1_5B), ModelShape.of(QWEN_7B)
+    assert (small.parameters, small.parameters - small.embedding) == (1_543_714_304, 1_310_340_608)  # 1.54 B, 1.31 B
+    assert large.parameters == 7_615_616_512
+    assert (small.head, large.head) == (0, 152_064 * 3584)
+    assert (small.attention, small.key_value) == (1536, 256)
+    assert adapter_parameters(large, 16) == 40_370_176  # PEFT's count for r=16 on all linear layers
+    q_and_v = 28 * ((3584 + 3584) + (3584 + 512))
+    assert adapter_parameters(large, 8, ["q_proj", "v_proj"]) == 8 * q_and_v
+
+
+def test_1_5b_in_full_by_hand() -> None:
+    """float32 weights, gradients and two moments, 16,384 tokens: 6.2 + 6.2 + 12.3 GB, and the layers' inputs."""
+    parts = estimate_memory(ModelShape.of(QWEN_1_5B), Workload(tokens=16_384), "full")
+    assert parts.weights == parts.gradients == parts.optimizer / 2 == 4 * 1_543_714_304
+    assert parts.activations == 28 * 16_384 * 1536 * 4
+    logits = 4096 * 151_936 * 2
+    assert parts.head == pytest.approx(logits + 16_384 * 1536 * (4 + 2 + 2) + 151_936 * 1536 * (4 + 2 + 2))
+    assert parts.total == parts.weights + parts.optimizer + parts.gradients + max(parts.head, parts.layer)
+    accumulated = estimate_memory(ModelShape.of(QWEN_1_5B), Workload(tokens=16_384, accumulates=True), "full")
+    assert accumulated.total == parts.total + parts.activations
+
+
+def test_7b_with_adapters_by_hand() -> None:
+    shape = ModelShape.of(QWEN_7B)
+    adapters = adapter_parameters(shape, 16)
+    work = Workload(tokens=8192, weight_dtype=torch.bfloat16, adapters=adapters)
+    parts = estimate_memory(shape, work, "none")
+    assert parts.weights == pytest.approx(15.4 * GB, rel=0.01)  # 15.2 of the model, 0.16 of adapters
+    assert parts.gradients == 4 * adapters and parts.optimizer == 8 * adapters
+    per_token = 2 * (4 * 3584 + 3 * 18_944 + 2 * 3584 + 2 * 512) + 4 * 28
+    assert parts.activations == 28 * 8192 * per_token
+    four = estimate_memory(shape, replace(work, bits=4), "none")
+    # 0.516 bytes for 6.53 B linear weights, 2 for the 1.09 B of embedding and head, adapters in float32
+    assert four.weights == pytest.approx(0.516 * 6.525 * GB + 2 * 1.090 * GB + 4 * adapters, rel=0.01)
+
+
+def test_small_optimizer_states_by_hand() -> None:
+    shape = ModelShape.of(QWEN_1_5B)
+    rest, embedding = 1_310_340_608, 233_373_696
+    expected = {"adamw_torch": 4 * (rest + embedding), "adamw_split": 10 * (rest + embedding)}
+    expected |= {"adamw_8bit": (4 + 1 / 32) * rest + 10 * embedding, "paged_adamw_32bit": 0}
+    for name, state in expected.items():
+        work = Workload(tokens=1024, optimizer=name, weight_dtype=torch.bfloat16)
+        assert estimate_memory(shape, work, "full").optimizer == pytest.approx(state)
+
+
+def test_more_tokens_and_less_memory_never_recompute_less() -> None:
+    for config in (QWEN_1_5B, QWEN_7B):
+        shape = ModelShape.of(config)
+        work = Workload(tokens=1, weight_dtype=torch.bfloat16, optimizer="adamw_8bit")
+        seen = set()
+        for memory in (24e9, 48e9, 80e9, 141e9):
+            chosen = [choose_recompute(shape, replace(work, tokens=2**n), memory) for n in range(8, 19)]
+            ranks = [LEVELS.index(level) for level in chosen]
+            assert all(first <= then for first, then in pairwise(ranks))
+            seen.update(chosen)
+        assert seen == set(LEVELS)
+        for tokens in (4096, 16_384, 65_536):
+            ranks = [
+                LEVELS.index(choose_recompute(shape, replace(work, tokens=tokens), gb * 1e9)) for gb in range(8, 160, 8)
+            ]
+            assert all(first >= then for first, then in pairwise(ranks))
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_more_recomputation_keeps_less(compiled: bool) -> None:
+    for accumulates in (True, False):
+        work = Workload(tokens=16_384, compiled=compiled, accumulates=accumulates)
+        totals = [estimate_memory(ModelShape.of(QWEN_1_5B), work, level).total for level in LEVELS]
+        assert totals[0] > totals[1] > totals[2]
+
+
+def test_shards() -> None:
+    work = Workload(tokens=1024)
+    shape = ModelShape.of(QWEN_1_5B)
+    whole = estimate_memory(shape, work, "full")
+    spread = estimate_memory(shape, replace(work, weight_shards=4, gradient_shards=4, optimizer_shards=4), "full")
+    for part in ("weights", "gradients", "optimizer"):
+        assert getattr(spread, part) == getattr(whole, part) / 4
+
+
+def test_of_settings() -> None:
+    common = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16": True}
+    full = Workload.of(SFTConfig(**common, gradient_accumulation_steps=2), QWEN_7B, tokens=8)
+    assert full == Workload(tokens=8, accumulates=True)
+    lora = Workload.of(SFTConfig(**common, use_peft=True, load_in_4bit=True), QWEN_7B, tokens=8)
+    assert lora == Workload(tokens=8, weight_dtype=torch.bfloat16, adapters=40_370_176, bits=4)
+    plain = Workload.of(SFTConfig(**{**common, "bf16": False}, torch_dtype="auto"), QWEN_7B, tokens=8, compiled=False)
+    assert (plain.weight_dtype, plain.compute_dtype, plain.compiled) == (torch.bfloat16, torch.bfloat16, False)
+
+
+def test_experts() -> None:
+    config = Qwen3MoeConfig(
+        hidden_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        num_experts=8,
+        num_experts_per_tok=2,
+        moe_intermediate_size=48,
+        vocab_size=100,
+    )
+    shape = ModelShape.of(config)
+    assert (shape.intermediate, shape.attention, shape.key_value) == (96, 128, 64)
+
+
+def test_a_cpu_has_no_device_memory() -> None:
+    assert device_memory(torch.device("cpu")) is None
+
+
+def kept_by_autograd(layers: int, dtype: torch.dtype, level: str) -> int:
+    """Bytes of the tensors that a forward pass of 512 tokens saves, weights aside."""
+    config = Qwen2Config(
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        vocab_size=256,
+    )
+    model = Qwen2ForCausalLM(config).to(dtype)
+    model.set_attn_implementation(NAME)
+    module = PackModel(model).train()
+    module.layers.set_recompute(level)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    storages: dict[int, int] = {}
+    alive = []
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            storages[storage.data_ptr()] = storage.nbytes()
+        alive.append(tensor)
+        return tensor
+
+    pack = make_pack([TrainingSequence(np.arange(512) % 256, np.ones(512, np.float32))])
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        module(pack, nll=True)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_eager_table_is_what_autograd_keeps(dtype: torch.dtype, level: str) -> None:
+    """The kernel of the CPU keeps up to two more copies of attention's output than those of GPUs."""
+    measured = (kept_by_autograd(3, dtype, level) - kept_by_autograd(1, dtype, level)) / 2 / 512
+    r = dtype.itemsize
+    in_residual, in_compute, in_float32, feed_forward, attention = KEPT[False, level]
+    expected = 256 * (in_residual * r + in_compute * r + in_float32 * 4) + feed_forward * 768 * r
+    expected += attention * (4 * 256 * r + 4 * 4)
+    assert 0.99 * expected <= measured <= 1.01 * (expected + attention * 2 * 256 * r)
