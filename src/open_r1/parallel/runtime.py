@@ -14,12 +14,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
+from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from open_r1.errors import UserError
+from open_r1.parallel import state
+from open_r1.parallel.fsdp import FSDP
+from open_r1.parallel.launcher import LaunchPlan, take_plan
+from open_r1.parallel.whole import Whole
+from open_r1.parallel.zero import ZeRO
 
+console = Console(stderr=True, soft_wrap=True)
 PROCESS_GROUP_TIMEOUT = timedelta(hours=2)  # one rank may tokenise, or decode, while the others wait
 
 
@@ -45,6 +52,7 @@ class Runtime:
         on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
         if mixed_precision == "fp16" and on_cpu:
             raise UserError("fp16 needs a GPU: leave --fp16 out, or set --bf16, on a CPU")
+        plan = take_plan()
         self._accelerator = Accelerator(
             mixed_precision=mixed_precision,
             cpu=on_cpu,
@@ -56,11 +64,7 @@ class Runtime:
                 DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
             ],
         )
-        kind = self._accelerator.distributed_type
-        if kind in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-            raise UserError(
-                f"the launcher asks for {kind.value}, which is not supported yet; use ddp.yaml or one process"
-            )
+        self._way = _way(plan, self._accelerator)
         if not self.is_main:
             logging.getLogger("transformers").setLevel(logging.ERROR)
 
@@ -89,43 +93,99 @@ class Runtime:
         """What forward passes are autocast to; None computes in the weights' own dtype."""
         return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self._accelerator.mixed_precision)
 
+    @property
+    def kind(self) -> str:
+        """How the run is parallel: "single", "ddp", "fsdp" or "deepspeed"."""
+        return self._way.kind
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a rank holds only its part of the weights or of the optimizer's state."""
+        return self._way.sharded
+
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
-        """Moves and wraps the module (DDP where there are several ranks, autocast where asked) and its optimizer."""
-        return self._accelerator.prepare(module, optimizer)
+        """Moves the module and its optimizer, and wraps them as the launcher asks; autocast where asked."""
+        return self._way.prepare(module, optimizer)
 
     def unwrap(self, module: nn.Module) -> nn.Module:
         """The module that was given to `prepare`."""
-        return self._accelerator.unwrap_model(module, keep_torch_compile=False)
+        return self._way.unwrap(module)
 
     @contextmanager
     def accumulate(self, module: nn.Module, *, last: bool) -> Iterator[None]:
-        """Gradients are exchanged between ranks only in the ``last`` micro-batch of a step."""
-        if last or self.world_size == 1:
+        """Around forward and backward of a micro-batch: gradients are exchanged only in the ``last`` of a step."""
+        with self._way.accumulate(module, last):
             yield
-        else:
-            with self._accelerator.no_sync(module):
-                yield
 
     def autocast(self) -> Any:
         """The context in which forward passes outside the wrapped module are computed."""
         return self._accelerator.autocast()
 
     def backward(self, loss: Tensor) -> None:
-        """Backward of a loss that is this rank's share of the global one.
-
-        DDP averages gradients over ranks, and shares are to be summed, hence the factor.
-        """
-        self._accelerator.backward(loss * self.world_size)
+        """Backward of a loss that is this rank's share of the global one: gradients are summed over ranks."""
+        self._way.backward(loss)
 
     def clip_gradients(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
         """Unscales (fp16) and clips to ``max_norm`` (0: measures only); the norm before clipping, a scalar tensor."""
         parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        return self._accelerator.clip_grad_norm_(parameters, max_norm if max_norm > 0 else float("inf"))
+        return self._way.clip(parameters, max_norm if max_norm > 0 else float("inf"))
+
+    def optimizer_step(self, optimizer: Optimizer) -> None:
+        """One step of the optimizer, after `clip_gradients`."""
+        self._way.step(optimizer)
+
+    def zero_grad(self, optimizer: Optimizer) -> None:
+        """Drops all gradients, those of an unfinished step too."""
+        self._way.zero_grad(optimizer)
+
+    @property
+    def whole_weights(self) -> bool:
+        """Whether each rank holds all weights between steps, as the engines that generate need them."""
+        return self._way.whole_weights
+
+    def model_state(self, module: nn.Module, trainable_only: bool = False) -> dict[str, Tensor]:
+        """Whole weights by the names of the state dict of ``module``'s `model`; collective.
+
+        On rank 0 (CPU copies where they were sharded, references where not); {} elsewhere.
+
+        Args:
+            trainable_only: leaves out what is frozen, as the weights under LoRA.
+        """
+        inner = self._inner(module)
+        trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
+        return state.model_state(inner, self._way, trained.__contains__ if trainable_only else lambda name: True)
+
+    def load_model_state(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
+        """Puts rank 0's ``weights`` into the module; what is frozen may be missing. Collective.
+
+        Raises:
+            UserError: on every rank, when they do not fit.
+        """
+        state.load_model_state(self._inner(module), self._way, weights)
+
+    def optimizer_state(self, module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state by parameter name, independent of ranks and sharding; whole on rank 0. Collective.
+
+        Returns:
+            {"state": {name: {key: tensor}}, "param_groups": [{"lr": …, "params": [name, …]}]}
+        """
+        return state.optimizer_state(self._inner(module), self._way, optimizer)
+
+    def load_optimizer_state(self, module: nn.Module, optimizer: Optimizer, stored: dict[str, Any]) -> None:
+        """Puts rank 0's stored state into the optimizer, whose settings stay as this run made them. Collective.
+
+        Raises:
+            UserError: on every rank, when it is of other parameters.
+        """
+        state.load_optimizer_state(self._inner(module), self._way, optimizer, stored)
+
+    def _inner(self, module: nn.Module) -> nn.Module:
+        return self.unwrap(module).model
 
     @property
     def loss_scaler(self) -> torch.amp.GradScaler | None:
-        """The scaler of fp16 training."""
-        return self._accelerator.scaler
+        """The scaler of fp16 training, or what stands for DeepSpeed's own."""
+        return self._way.scaler()
 
     def sum(self, values: Tensor) -> Tensor:
         """The elementwise sum over ranks."""
@@ -163,6 +223,17 @@ class Runtime:
     def close(self) -> None:
         """Ends trackers and the process group; a further run in this process may choose its own precision."""
         self._accelerator.end_training()
-        if self.world_size > 1 and torch.distributed.is_initialized():
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def _way(plan: LaunchPlan, accelerator: Accelerator) -> Whole:
+    """What wraps modules; FSDP over one process would cut nothing and only cost, so there it is left out."""
+    if plan.kind == "deepspeed":
+        return ZeRO(accelerator, plan)
+    if plan.kind == "fsdp" and accelerator.num_processes > 1:
+        return FSDP(accelerator, plan)
+    if plan.kind == "fsdp":
+        console.print("[dim]note: FSDP of one process has nothing to shard; the model is trained whole[/]")
+    return Whole(accelerator)
