@@ -25,11 +25,13 @@ from open_r1.data.packing import announce
 from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
+from open_r1.training.background import Background
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
 from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
-from open_r1.training.sft_source import SFTSource, make_plan, sft_objective
+from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
+from open_r1.training.warm_up import warm_up
 
 console = Console(stderr=True)
 
@@ -44,9 +46,12 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(SFTConfig, argv, prog="open-r1 sft").config
     runtime = start_run(config)
     tokenizer, chat = load_chat(config)
-    train, held_out = prepare_tokens(config, chat, runtime)
-
+    data = Background(prepare_tokens, config, chat, runtime)  # while the model is loaded and compiled
     policy = load_policy(config, runtime, tokenizer, chat)
+    data.check()
+    warm_up(config, runtime, policy.module)
+    train, held_out = data.result()
+
     source = SFTSource(train, config, runtime)
     checkpoints = Checkpoints(config, runtime, tokenizer, policy.stop_token_ids)
     evaluate = HeldOutLoss(held_out, config, runtime, policy.module) if held_out else None
@@ -58,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         source,
         sft_objective,
         checkpoints,
+        forward=SFT_FORWARD,
         evaluate=evaluate,
         description="sft",
     )
@@ -67,37 +73,39 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tuple[TokenStore, TokenStore | None]:
-    """Rows to tokens, for training and (if ``eval_strategy`` asks) for evaluation; says what packing will do."""
-    with runtime.main_first():
-        datasets = load_datasets(config)
-        if config.eval_strategy != "no" and "test" not in datasets:
-            raise UserError(
-                f"eval_strategy {config.eval_strategy} needs held-out rows and there is no split "
-                f"{config.dataset_test_split!r}; name one with --dataset_test_split, or set --eval_strategy no"
-            )
-        stores = {}
-        for split in ("train",) if config.eval_strategy == "no" else ("train", "test"):
-            rows = datasets[split]
-            columns = find_columns(
-                rows.column_names,
-                messages=config.messages_column,
-                prompt=config.prompt_column,
-                completion=config.completion_column,
-                answer=config.answer_column,
-            )
-            if runtime.is_main and split == "train":
-                console.print(f"data: {len(rows):,} rows; {columns}")
-                console.print(announce(sample_lengths(rows, chat, columns), config.max_length, config.overlong))
-            stores[split] = tokenize(
-                rows,
-                chat,
-                columns,
-                cache_dir=config.token_cache_dir,
-                num_proc=config.dataset_num_proc,
-                strict=config.strict,
-                max_bad_rows_shown=config.max_bad_rows_shown,
-                console=console if runtime.is_main else None,
-            )
+    """Rows to tokens, for training and (if ``eval_strategy`` asks) for evaluation; says what packing will do.
+
+    It may run beside anything: of several processes one makes the tokens, the others wait at a file, not at each other.
+    """
+    datasets = load_datasets(config)
+    if config.eval_strategy != "no" and "test" not in datasets:
+        raise UserError(
+            f"eval_strategy {config.eval_strategy} needs held-out rows and there is no split "
+            f"{config.dataset_test_split!r}; name one with --dataset_test_split, or set --eval_strategy no"
+        )
+    stores = {}
+    for split in ("train",) if config.eval_strategy == "no" else ("train", "test"):
+        rows = datasets[split]
+        columns = find_columns(
+            rows.column_names,
+            messages=config.messages_column,
+            prompt=config.prompt_column,
+            completion=config.completion_column,
+            answer=config.answer_column,
+        )
+        if runtime.is_main and split == "train":
+            console.print(f"data: {len(rows):,} rows; {columns}")
+            console.print(announce(sample_lengths(rows, chat, columns), config.max_length, config.overlong))
+        stores[split] = tokenize(
+            rows,
+            chat,
+            columns,
+            cache_dir=config.token_cache_dir,
+            num_proc=config.dataset_num_proc,
+            strict=config.strict,
+            max_bad_rows_shown=config.max_bad_rows_shown,
+            console=console if runtime.is_main else None,
+        )
     if runtime.is_main:
         plan = make_plan(stores["train"], config, epoch=0)
         counts = ", ".join(f"{count:,} {name}" for name, count in plan.counts.items() if count)

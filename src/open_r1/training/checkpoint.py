@@ -1,23 +1,24 @@
 """Checkpoints: a folder that appears by one rename after everything in it is on disk.
 
-``checkpoint-N/`` is a model folder (`transformers` opens it; `open-r1 evaluate --model …/checkpoint-N` runs it) with,
-in addition, the optimizer, the state of what feeds the loop, and ``checkpoint.json``, written last, which lists every
-file with its size. A folder without it, or with a file of another size, is not a checkpoint and is passed over.
+``checkpoint-N/`` is a model folder (`transformers` opens it; `open-r1 evaluate --model …/checkpoint-N` runs it). In
+addition ``training_state/`` holds the optimizer by parameter name and the state of what feeds the loop, so that any
+number of ranks and any way of sharding continues it; ``checkpoint.json`` (see `integrity`) is written last. A folder
+that does not match its ``checkpoint.json`` is passed over.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
@@ -26,10 +27,12 @@ from open_r1.config import TrainingConfig
 from open_r1.errors import UserError
 from open_r1.model.export import save_model
 from open_r1.parallel.runtime import Runtime
+from open_r1.training.continuity import made_by
+from open_r1.training.integrity import Manifest, Torn, check, read_manifest, seal, sync_folder, write_manifest
+from open_r1.training.stored_state import has_adapters, read_moments, read_rest, read_weights, write_state
 
-MANIFEST = "checkpoint.json"
-STATE = "training_state.pt"
-console = Console(stderr=True, soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,10 @@ class TrainingState:
 
 
 class Checkpoints:
-    """Writes, finds and reads the checkpoints of one run.
+    """Writes, finds and reads the checkpoints of one run. Rank 0 touches the disk.
 
     Args:
-        config: names the run's output folder and how many checkpoints are kept.
+        config: names the run's output folder and how many checkpoints are kept; stored with each.
         stop_token_ids: written to each checkpoint's generation_config.json.
     """
 
@@ -64,153 +67,185 @@ class Checkpoints:
     ) -> None:
         self.folder = Path(config.output_dir)
         self.limit = config.save_total_limit
+        self._config = config
         self._runtime = runtime
         self._tokenizer = tokenizer
         self._stop_token_ids = stop_token_ids
+        self._latest: tuple[int, Path] | None = None  # of this course: written or loaded by this process
 
-    def save(self, state: TrainingState, model: nn.Module, optimizer: Optimizer) -> Path | None:
-        """Writes ``checkpoint-{state.step}`` and returns its path.
+    def save(self, state: TrainingState, module: nn.Module, optimizer: Optimizer) -> Path | None:
+        """Writes ``checkpoint-{state.step}`` and returns its path; collective.
 
-        A full disk is said, leaves nothing behind, and does not raise: then rank 0 returns None.
+        A disk that is full or fails is said, leaves nothing behind, and does not raise: then the answer is None.
         """
-        target: Path | None = self.folder / f"checkpoint-{state.step}"
+        target = self.folder / f"checkpoint-{state.step}"
+        if self._latest == (state.step, target):
+            return target
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()  # moments kept in host memory may still be on their way there
+        model = self._runtime.unwrap(module).model
+        weights = self._runtime.model_state(module, trainable_only=has_adapters(model))
+        moments = self._runtime.optimizer_state(module, optimizer)["state"]
+        saved = False
         if self._runtime.is_main:
-            temporary = self.folder / f".checkpoint-{state.step}.tmp"
+            temporary = self.folder / f".{target.name}.tmp"
             try:
-                self._write(temporary, state, model, optimizer)
+                self._write(temporary, state, model, weights, moments)
                 if target.exists():
                     _remove(target)
                 os.replace(temporary, target)
-                _sync(self.folder)
-                self._rotate()
-            except OSError as error:
+                sync_folder(self.folder)
+                saved = True
+            except Exception as error:
                 shutil.rmtree(temporary, ignore_errors=True)
+                if not _is_of_the_disk(error):
+                    raise
                 console.print(f"[red]checkpoint {state.step} was not saved[/]: {error}; the last whole one stays")
-                target = None
-        self._runtime.barrier()
+            if saved:
+                self._rotate(state.step)
+        if not self._from_main(lambda: saved):
+            return None
+        self._latest = (state.step, target)
         return target
 
-    def _write(self, folder: Path, state: TrainingState, model: nn.Module, optimizer: Optimizer) -> None:
+    def _write(
+        self,
+        folder: Path,
+        state: TrainingState,
+        model: nn.Module,
+        weights: dict[str, Tensor],
+        moments: dict[str, dict[str, Any]],
+    ) -> None:
         shutil.rmtree(folder, ignore_errors=True)
-        save_model(model, folder, tokenizer=self._tokenizer, stop_token_ids=self._stop_token_ids)
-        scaler = self._runtime.loss_scaler
-        torch.save(
-            {
-                "step": state.step,
-                "source": state.source,
-                "fingerprint": state.fingerprint,
-                "optimizer": optimizer.state_dict(),
-                "scaler": scaler.state_dict() if scaler else None,
-            },
-            folder / STATE,
-        )
-        sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
-        for name in sizes:
-            _sync(folder / name)
-        (folder / MANIFEST).write_text(json.dumps({"step": state.step, "files": sizes}, indent=1))
-        _sync(folder / MANIFEST)
+        save_model(model, folder, tokenizer=self._tokenizer, stop_token_ids=self._stop_token_ids, state_dict=weights)
+        written = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        with ThreadPoolExecutor(2) as pool:  # while these go to the disk, the optimizer's state is written
+            sealed = {str(path.relative_to(folder)): pool.submit(seal, path) for path in written}
+            files = write_state(folder, state.source, self._runtime.loss_scaler, moments)
+            files |= {name: record.result() for name, record in sealed.items()}
+        settings, command = asdict(self._config), type(self._config).__name__
+        manifest = Manifest(state.step, state.fingerprint, command, settings, made_by(self._runtime), files)
+        write_manifest(folder, manifest)
 
-    def _rotate(self) -> None:
-        if self.limit:
-            for stale in self.whole()[: -self.limit]:
-                _remove(stale)
+    def _rotate(self, newest: int) -> None:
+        """Keeps the last ``limit`` whole ones up to ``newest``, which has just been written, and what is later."""
+        if not self.limit:
+            return
+        earlier = [(step, path) for step, path in self._listed() if step <= newest]
+        whole = [step for step, path in earlier if not flaw(path, contents=False)]
+        for step, path in earlier:
+            if step < whole[-self.limit :][0]:
+                try:
+                    _remove(path)
+                except OSError as error:
+                    console.print(f"[yellow]{path} could not be deleted[/]: {error}")
 
-    def whole(self) -> list[Path]:
-        """The run's whole checkpoints, oldest first; torn ones are named and passed over."""
-        found = []
-        for path in self.folder.glob("checkpoint-*"):
-            if match := re.fullmatch(r"checkpoint-(\d+)", path.name):
-                if reason := torn(path):
-                    console.print(f"[yellow]{path} is passed over[/]: {reason}")
-                else:
-                    found.append((int(match[1]), path))
-        return [path for _, path in sorted(found)]
+    def _listed(self) -> list[tuple[int, Path]]:
+        """Steps and folders of everything that is called a checkpoint, oldest first."""
+        named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.folder.glob("checkpoint-*"))
+        return sorted((int(match[1]), path) for match, path in named if match)
 
     def find(self, wanted: bool | str | None) -> Path | None:
-        """The checkpoint that ``resume_from_checkpoint`` means; None to start anew.
+        """The checkpoint that ``resume_from_checkpoint`` means, compared byte by byte with what was written.
+
+        None to start anew. Torn ones are named and passed over. Collective.
 
         Raises:
             UserError: for a path that is not a whole checkpoint.
         """
+        return self._from_main(lambda: self._find(wanted))
+
+    def _find(self, wanted: bool | str | None) -> Path | None:
         if wanted is None or wanted is False:
             return None
         if wanted is True:
-            latest = self.whole()
-            if not latest and self._runtime.is_main:
-                console.print(f"no checkpoint in {self.folder}: the run starts at step 0")
-            return latest[-1] if latest else None
+            for _, path in reversed(self._listed()):
+                reason = flaw(path, contents=True)
+                if not reason:
+                    return path
+                console.print(f"[yellow]{path} is passed over[/]: {reason}")
+            console.print(f"no whole checkpoint in {self.folder}: the run starts at step 0", markup=False)
+            return None
         path = Path(wanted)
         if not path.is_dir():
             raise UserError(f"resume_from_checkpoint {path}: no such folder; give a checkpoint-N folder, or true")
-        if reason := torn(path):
+        if reason := flaw(path, contents=True):
             raise UserError(
                 f"resume_from_checkpoint {path}: {reason}; give another one, or true for the last whole one"
             )
         return path
 
-    def load(self, path: Path, model: nn.Module, optimizer: Optimizer) -> TrainingState:
-        """Puts a checkpoint's weights and optimizer state into ``model`` and ``optimizer``.
+    def manifest(self, path: Path) -> Manifest:
+        """What a checkpoint that was found says about itself; collective."""
+        return self._from_main(lambda: read_manifest(path))
+
+    def load(
+        self, path: Path, module: nn.Module, optimizer: Optimizer, *, with_optimizer: bool = True
+    ) -> TrainingState:
+        """Puts a checkpoint's weights and optimizer state into ``module`` and ``optimizer``; collective.
 
         Raises:
-            UserError: when the weights do not fit the model.
+            UserError: when they do not fit.
         """
-        _load_weights(path, model)
-        stored = torch.load(path / STATE, map_location="cpu", weights_only=False)
+        stored = self.manifest(path)
+        rest = self._from_main(lambda: read_rest(path))
+        main, model = self._runtime.is_main, self._runtime.unwrap(module).model
         try:
-            optimizer.load_state_dict(stored["optimizer"])
-        except ValueError as error:
-            raise UserError(f"{path}: its optimizer state does not fit this model ({error})") from error
-        if stored["scaler"] and self._runtime.loss_scaler:
-            self._runtime.loss_scaler.load_state_dict(stored["scaler"])
-        return TrainingState(stored["step"], stored["source"], stored["fingerprint"])
+            self._runtime.load_model_state(module, read_weights(path, model) if main else {})
+            if with_optimizer:
+                moments = read_moments(path, rest["optimizer"]) if main else {}
+                self._runtime.load_optimizer_state(module, optimizer, {"state": moments, "param_groups": []})
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        if rest["scaler"] and self._runtime.loss_scaler:
+            self._runtime.loss_scaler.load_state_dict(rest["scaler"])
+        if path.resolve().parent == self.folder.resolve():
+            self._latest = (stored.step, self.folder / path.name)
+        return TrainingState(stored.step, rest["source"], stored.fingerprint)
+
+    def set_aside_after(self, step: int) -> None:
+        """Renames whole checkpoints of later steps, which a run that goes on from ``step`` has abandoned.
+
+        Under their own names the next ``--resume_from_checkpoint true`` would take them for the newest of this course.
+        """
+        for later, path in self._listed():
+            if later > step and not flaw(path, contents=False):
+                aside = path.with_name(f"superseded-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                os.replace(path, aside)
+                console.print(f"{path.name} is of the course that is given up: renamed to {aside}", markup=False)
+
+    def _from_main(self, function: Callable[[], T]) -> T:
+        """Rank 0's result, or its UserError, on every rank."""
+        answer: tuple[Any, str | None] = (None, None)
+        if self._runtime.is_main:
+            try:
+                answer = (function(), None)
+            except UserError as error:
+                answer = (None, str(error))
+        value, problem = self._runtime.gather([answer])[0]
+        if problem is not None:
+            raise UserError(problem)
+        return value
 
 
-def _load_weights(path: Path, model: nn.Module) -> None:
-    weights: dict[str, Tensor] = {}
-    for file in sorted(path.glob("*.safetensors")):
-        weights |= load_file(file)
-    if hasattr(model, "get_base_model"):
-        from peft import set_peft_model_state_dict
-
-        missing: list[str] = []
-        unexpected = set_peft_model_state_dict(model, weights).unexpected_keys
-    else:
-        missing, unexpected = model.load_state_dict(weights, strict=False)
-        tied = set(getattr(model, "all_tied_weights_keys", None) or ())
-        missing = [name for name in missing if name not in tied]
-    if missing or unexpected:
-        name = [*missing, *unexpected][0]
-        raise UserError(f"{path}: its weights do not fit this model ({name} is missing or not known)")
-
-
-def torn(path: Path) -> str | None:
-    """Why a folder is not a whole checkpoint; None if it is one."""
+def flaw(path: Path, *, contents: bool) -> str | None:
+    """Why a folder is not a whole checkpoint; None if it is one. ``contents`` compares every byte, not sizes alone."""
     try:
-        sizes = json.loads((path / MANIFEST).read_text())["files"]
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (ValueError, KeyError):
-        return f"{MANIFEST} cannot be read"
-    for name, size in sizes.items():
-        file = path / name
-        if not file.exists():
-            return f"{name} is missing"
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes where {size} were written"
+        check(path, contents=contents)
+    except Torn as reason:
+        return str(reason)
     return None
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether writing failed: libraries in Rust raise what the system said under classes of their own."""
+    return isinstance(error, OSError) or "os error" in str(error)
 
 
 def _remove(path: Path) -> None:
     """Deletes a folder under a name that no one takes for a checkpoint, and that the next start clears away."""
     doomed = path.with_name(f".{path.name}.old.tmp")
+    shutil.rmtree(doomed, ignore_errors=True)
     os.replace(path, doomed)
     shutil.rmtree(doomed)
-
-
-def _sync(path: Path) -> None:
-    """Flushes a file, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

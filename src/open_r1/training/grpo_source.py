@@ -24,9 +24,10 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import TrainableEngine
 from open_r1.parallel.runtime import Runtime
 from open_r1.rl.advantages import combine_rewards, group_advantages
-from open_r1.rl.filters import drop_truncated, has_signal
+from open_r1.rl.filters import has_signal
 from open_r1.rl.losses import target_weights
-from open_r1.training.loop import StepBatch
+from open_r1.training.batches import StepBatch
+from open_r1.training.completions import completion_sequence, trained_lengths
 from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.rollouts import Group, RolloutCollector, RolloutMeter
 from open_r1.training.signals import StopSignal
@@ -51,6 +52,7 @@ class Held:
     first_step: int
     packs: list[Pack]
     metrics: dict[str, float]
+    origin: str
 
 
 class GRPOSource:
@@ -62,6 +64,8 @@ class GRPOSource:
         reward_names: in the order of the reward functions.
         reference: log-probabilities [K] of a pack's targets under the frozen reference; None where beta is 0.
     """
+
+    ahead = False  # rollouts need the weights of the step before
 
     def __init__(
         self,
@@ -97,7 +101,8 @@ class GRPOSource:
         first_step = step - step % self._config.num_iterations
         if self._held is None or self._held.first_step != first_step:
             self._held = self._roll_out(first_step, stop)
-        return StepBatch(self._held.packs, 1.0, self._held.metrics)
+        origin = self._held.origin
+        return StepBatch(self._held.packs, 1.0, self._held.metrics, lambda _number: origin)
 
     def state_dict(self, step: int) -> dict[str, Any]:
         """How many prompts were drawn, and the rollouts in hand if step ``step`` (the next one) trains on them."""
@@ -110,6 +115,13 @@ class GRPOSource:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to a saved state."""
         self._cursor, self._held = state["cursor"], state["held"]
+
+    def adopt(self, states: list[dict[str, Any]]) -> str:
+        """Draws on after the last prompt that any rank has drawn; rollouts in hand belonged to the ranks there were."""
+        number = len(states)
+        drawn = max((state["cursor"] - 1) * number + rank + 1 for rank, state in enumerate(states))
+        self._cursor, self._held = math.ceil(max(0, drawn) / self._runtime.world_size), None
+        return "the rollouts in hand are drawn again" if any(state["held"] for state in states) else ""
 
     def _roll_out(self, step: int, stop: StopSignal) -> Held:
         meter = RolloutMeter()
@@ -138,7 +150,8 @@ class GRPOSource:
         metrics |= dict(zip([*seconds, *counts], totals, strict=True))
         for name in seconds:  # the mean over ranks
             metrics[name] /= self._runtime.world_size
-        return Held(step, packs, metrics)
+        prompts = sorted({group.prompt for group in drawn.kept})
+        return Held(step, packs, metrics, f"prompts {', '.join(map(str, prompts))}")
 
     def _draw_groups(self, step: int, stop: StopSignal, meter: RolloutMeter) -> Drawn:
         """This rank's groups.
@@ -168,7 +181,7 @@ class GRPOSource:
     def _to_packs(self, groups: list[Group]) -> list[Pack]:
         config, runtime = self._config, self._runtime
         rewards = self._combined(groups).tolist() if groups else []
-        lengths = [_trained_lengths(group, config.mask_truncated_completions) for group in groups]
+        lengths = [trained_lengths(group, config.mask_truncated_completions) for group in groups]
         # Batch statistics and loss weights are over all ranks, so that cutting the batch changes nothing.
         everyone = runtime.gather([(runtime.rank, rewards, lengths)])
         all_rewards = [row for _, rows, _ in everyone for row in rows]
@@ -186,7 +199,7 @@ class GRPOSource:
                     weight = float(weights[row * config.num_generations + sample])
                     advantage = float(advantages[row, sample])
                     prompt_ids = self._prompts.token_ids[group.prompt]
-                    sequences.append(_sequence(prompt_ids, completion, weight, advantage))
+                    sequences.append(completion_sequence(prompt_ids, completion, weight, advantage))
         return self._pack(sequences)
 
     def _pack(self, sequences: list[TrainingSequence]) -> list[Pack]:
@@ -269,26 +282,6 @@ class GRPOSource:
         sampling = (config.temperature, config.top_p, config.top_k, config.reward_funcs, config.reward_weights)
         text = repr((order, sampling, self._prompts.fingerprint()))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _trained_lengths(group: Group, mask_truncated: bool) -> list[int]:
-    lengths = torch.tensor([len(completion.token_ids) for completion in group.completions])
-    if mask_truncated:
-        truncated = torch.tensor([completion.finish_reason == "length" for completion in group.completions])
-        lengths = drop_truncated(lengths, truncated)
-    return lengths.tolist()
-
-
-def _sequence(prompt_ids: tuple[int, ...], completion: Any, weight: float, advantage: float) -> TrainingSequence:
-    """Prompt and completion as one sequence whose targets are the completion's tokens."""
-    prompt, answer = len(prompt_ids), len(completion.token_ids)
-    is_target = np.concatenate([np.zeros(prompt, np.float32), np.ones(answer, np.float32)])
-    return TrainingSequence(
-        ids=np.array(prompt_ids + completion.token_ids, dtype=np.int64),
-        loss_weight=is_target * np.float32(weight),
-        advantage=is_target * np.float32(advantage),
-        behaviour_logprob=np.concatenate([np.zeros(prompt), np.array(completion.logprobs)]).astype(np.float32),
-    )
 
 
 def _sum_count(values: Any) -> tuple[float, float]:

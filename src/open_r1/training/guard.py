@@ -1,14 +1,21 @@
-"""A loss or gradient that is not finite never reaches the weights."""
+"""A loss or gradient that is not finite never reaches the weights; here it is counted, named and kept."""
 
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
-from open_r1.data.pack import Pack
 from open_r1.errors import UserError
+from open_r1.parallel.runtime import Runtime
+from open_r1.training.reading import StepNumbers, StepReading
+
+FILES = 5
+"""Poisoned batches that a run saves."""
+console = Console(stderr=True, soft_wrap=True)
 
 
 class NonFiniteGuard:
@@ -16,32 +23,64 @@ class NonFiniteGuard:
 
     Args:
         limit: the run stops after this many skipped steps in a row.
-        folder: where the batch that stopped the run is saved.
+        folder: where their batches are saved.
+        scaled: the loss is scaled (fp16): a gradient that overflowed is the scale's fault, not the batch's.
     """
 
-    def __init__(self, limit: int, folder: Path) -> None:
-        self.limit = limit
-        self.folder = folder
+    def __init__(self, limit: int, folder: Path, runtime: Runtime, *, scaled: bool = False) -> None:
+        self.limit, self.folder, self.scaled = limit, folder, scaled
         self.skipped = 0
         self.in_a_row = 0
+        self._runtime = runtime
+        self._saved = 0
 
-    def admits(self, step: int, loss: float, grad_norm: float, packs: list[Pack]) -> bool:
-        """Whether the optimizer may take this step.
+    def look(self, reading: StepReading, numbers: StepNumbers) -> None:
+        """Looks at a step that is over; says what a poisoned one was made of, and saves it.
 
         Raises:
-            UserError: at the ``limit``-th refusal in a row; the batch has been saved.
+            UserError: at the ``limit``-th poisoned step in a row.
         """
-        if math.isfinite(loss) and math.isfinite(grad_norm):
+        loss, norm, step = numbers.totals["loss"], numbers.grad_norm, reading.step + 1
+        if math.isfinite(loss) and (self.scaled or math.isfinite(norm)):
             self.in_a_row = 0
-            return True
+            return
         self.skipped += 1
         self.in_a_row += 1
+        guilty = {part for part, value in zip(reading.parts, numbers.losses, strict=True) if not math.isfinite(value)}
+        if guilty or (math.isfinite(loss) and self._runtime.is_main):  # a gradient alone accuses the whole batch
+            self._report(reading, numbers, sorted(guilty or set(reading.parts)))
         if self.in_a_row >= self.limit:
-            path = self.folder / f"nonfinite-step-{step + 1}.pt"
-            torch.save({"step": step + 1, "loss": loss, "grad_norm": grad_norm, "packs": packs}, path)
             raise UserError(
-                f"step {step + 1}: loss {loss}, gradient norm {grad_norm}, not finite {self.in_a_row} times in a row; "
-                f"the weights are those of step {step + 1 - self.in_a_row}, the batch is in {path}; "
+                f"step {step}: loss {loss}, gradient norm {norm}, not finite {self.in_a_row} times in a row; "
+                f"the last step that was taken is {step - self.in_a_row}, the batches are in {self.folder}; "
                 "lower --learning_rate, or train in bf16 instead of fp16"
             )
+
+    def _report(self, reading: StepReading, numbers: StepNumbers, packs: list[int]) -> None:
+        step = reading.step + 1
+        origins = [origin for number in packs if (origin := reading.batch.origin(number))]
+        rank = f"-rank-{self._runtime.rank}" if self._runtime.world_size > 1 else ""
+        path = self.folder / f"nonfinite-step-{step}{rank}.pt"
+        content = {
+            "step": step,
+            "loss": numbers.totals["loss"],
+            "grad_norm": numbers.grad_norm,
+            "packs": [reading.batch.packs[number] for number in packs],
+            "origins": origins,
+        }
+        parts = [f"loss {content['loss']}, gradient norm {content['grad_norm']}, not finite", *origins]
+        if self._saved < FILES and _save(content, path):
+            self._saved += 1
+            parts.append(f"the batch is in {path}")
+        console.print(f"[yellow]step {step} skipped[/]: {'; '.join(parts)}", highlight=False)
+
+
+def _save(content: dict[str, object], path: Path) -> bool:
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        torch.save(content, partial)
+        os.replace(partial, path)
+    except (OSError, RuntimeError):  # a full disk; torch's writer raises the latter
+        partial.unlink(missing_ok=True)
         return False
+    return True

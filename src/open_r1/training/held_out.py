@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from open_r1.data.loader import sft_packs
 from open_r1.data.pack import Pack
 from open_r1.data.tokens import TokenStore
 from open_r1.parallel.runtime import Runtime
-from open_r1.training.sft_source import empty_pack, make_plan, sft_objective
+from open_r1.training.sft_source import SFT_FORWARD, empty_pack, make_plan, sft_objective
 
 
 class HeldOutLoss:
@@ -26,18 +27,22 @@ class HeldOutLoss:
         """``eval_loss`` in nats a token."""
         was_training = self._module.training
         self._module.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
+        losses, targets = [torch.zeros((), device=self._runtime.device)], 0.0
         with torch.no_grad():
             for pack in self._packs():
+                targets += float(pack.loss_weight.sum())
+                pack = pack.pin_memory() if self._runtime.device.type == "cuda" else pack
                 pack = pack.to(self._runtime.device)
-                loss, _ = sft_objective(self._module(pack), pack)
-                sums += torch.tensor([float(loss), float(pack.loss_weight.sum())], dtype=torch.float64)
+                loss, _ = sft_objective(self._module(pack, **SFT_FORWARD), pack)
+                losses.append(loss)
         self._module.train(was_training)
-        loss, targets = self._runtime.sum(sums).tolist()
-        return {"eval_loss": loss / max(targets, 1.0)}
+        total = float(torch.stack(losses).cpu().double().sum())  # the one wait for the GPU
+        total, targets = self._runtime.sum(torch.tensor([total, targets], dtype=torch.float64)).tolist()
+        return {"eval_loss": total / max(targets, 1.0)}
 
-    def _packs(self) -> list[Pack]:
+    def _packs(self) -> Iterator[Pack]:
         """This rank's packs; every rank has the same number."""
         mine = range(self._runtime.rank, len(self._plan), self._runtime.world_size)
         missing = math.ceil(len(self._plan) / self._runtime.world_size) - len(mine)
-        return [*sft_packs(self._store, self._plan, mine), *[empty_pack()] * missing]
+        yield from sft_packs(self._store, self._plan, mine)
+        yield from [empty_pack()] * missing

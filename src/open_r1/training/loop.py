@@ -1,76 +1,37 @@
 """The training loop that SFT and GRPO share.
 
-They differ in what feeds it (`BatchSource`) and in one function (`Objective`). A step is: all micro-batches forward and
-backward, one division by the global denominator, one look at whether loss and gradient are finite, one optimizer step.
+They differ in what feeds it (`BatchSource`) and in one function (`Objective`). A step (`TrainingStep`) is handed to the
+GPU without waiting for it; what it measured is read while the next one runs, and before anything is saved, evaluated
+or ended.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from open_r1.config import TrainingConfig, resolve_steps
-from open_r1.data.pack import Pack
-from open_r1.errors import StopRequested, UserError
-from open_r1.model.head import TokenLogprobs
-from open_r1.model.pack_model import PackModel
+from open_r1.errors import StopRequested
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.progress import TrainingProgress
+from open_r1.training.batches import Batches, BatchSource
 from open_r1.training.checkpoint import Checkpoints, TrainingState
 from open_r1.training.guard import NonFiniteGuard
 from open_r1.training.meters import StepMeter
 from open_r1.training.metrics import MetricLog
+from open_r1.training.reading import StepReading
+from open_r1.training.resume import resume
 from open_r1.training.schedule import Schedule
 from open_r1.training.signals import Interrupted, StopSignal
-
-console = Console(stderr=True, soft_wrap=True)
-
-
-@dataclass(frozen=True)
-class StepBatch:
-    """What one optimizer step is computed from.
-
-    Attributes:
-        packs: this rank's micro-batches; every rank has the same number.
-        denominator: the step's loss is the sum over all ranks' targets divided by this; the same on every rank.
-        metrics: what the source wants recorded with the step; the same on every rank.
-    """
-
-    packs: list[Pack]
-    denominator: float
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-class BatchSource(Protocol):
-    """Feeds the loop. ``batch(step)`` depends on the step, the settings and the state alone."""
-
-    steps_per_epoch: float
-    fingerprint: str
-
-    def steps(self, epochs: float) -> int:
-        """Optimizer steps of so many passes over the data."""
-
-    def batch(self, step: int, stop: StopSignal) -> StepBatch:
-        """The batch of optimizer step ``step`` (from 0); may raise `Interrupted` by ``stop.check()``."""
-
-    def state_dict(self, step: int) -> dict[str, Any]:
-        """What cannot be computed again after ``step`` whole steps."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a saved state."""
-
-
-Objective = Callable[[TokenLogprobs, Pack], tuple[Tensor, dict[str, Tensor]]]
-"""The sum (not mean) of the weighted losses of a pack's targets, and sums of metrics over its targets."""
+from open_r1.training.step import COUNTS, Objective, TrainingStep
+from open_r1.training.update import is_scaled
 
 
 @dataclass(frozen=True)
@@ -105,13 +66,18 @@ class Trainer:
         description: str = "train",
     ) -> None:
         self.config, self.runtime, self.module, self.optimizer = config, runtime, module, optimizer
-        self.source, self.objective, self.checkpoints = source, objective, checkpoints
-        self.forward, self.evaluate, self.description = forward or {}, evaluate, description
-        self.pack_model: PackModel = runtime.unwrap(module)
+        self.source, self.checkpoints = source, checkpoints
+        self.evaluate, self.description = evaluate, description
         self.total_steps = config.max_steps if config.max_steps > 0 else source.steps(config.num_train_epochs)
         self.schedule = Schedule(config, self.total_steps)
-        self.meter = StepMeter(self.pack_model.causal_lm, runtime.world_size)
-        self.guard = NonFiniteGuard(config.max_nonfinite_steps, Path(config.output_dir))
+        self.meter = StepMeter(runtime.unwrap(module).causal_lm, runtime.world_size)
+        self.guard = NonFiniteGuard(
+            config.max_nonfinite_steps, Path(config.output_dir), runtime, scaled=is_scaled(runtime)
+        )
+        self.take_step = TrainingStep(config, runtime, module, optimizer, objective, forward or {}, self.meter)
+        self.steps_ahead = 1 if runtime.device.type == "cuda" else 0
+        self._readings: deque[StepReading] = deque()
+        self._losses: list[float] = []
         self._saved: tuple[int, Path | None] = (-1, None)
 
     def train(self) -> TrainResult:
@@ -120,28 +86,32 @@ class Trainer:
         Raises:
             StopRequested: after SIGTERM or Ctrl-C, once the state has been saved.
         """
-        first_step = self._resume()
+        first_step = resume(
+            self.checkpoints,
+            self.config,
+            self.runtime,
+            self.module,
+            self.optimizer,
+            self.source,
+            self.total_steps,
+        )
         log = MetricLog(Path(self.config.output_dir), self.runtime, first_step)
-        losses = []
         progress = TrainingProgress(self.total_steps, self.description, enabled=self.runtime.is_main, start=first_step)
-        with StopSignal() as stop, progress:
+        batches = Batches(self.source, self.total_steps, self.runtime.device)
+        with StopSignal() as stop, progress, batches:
             step = first_step
             try:
                 while step < self.total_steps:
-                    metrics = self._step(step, stop)
+                    batch = batches.batch(step, self._heeded(stop))
+                    self._readings.append(self.take_step(step, batch, self.schedule(step), stop))
                     step += 1
-                    losses.append(metrics["loss"])
-                    if self._due(step, self.config.eval_strategy, self.config.eval_steps) and self.evaluate:
-                        metrics |= self.evaluate()
-                    if self._logs(step):
-                        metrics |= self.meter.since_mark()
-                        log.write(step, metrics)
-                    progress.update(step, metrics)
-                    if self._due(step, self.config.save_strategy, self.config.save_steps) and step < self.total_steps:
+                    self._read(log, progress, keep=0 if self._pauses(step) else self.steps_ahead)
+                    if self._saves(step):
                         self._save(step)
-                    if number := int(self.runtime.max(stop.number)):
+                    if number := self.take_step.stop_number if self.runtime.world_size > 1 else stop.number:
                         raise Interrupted(number)
             except Interrupted as signal:
+                self._read(log, progress, keep=0)
                 path = self._save(step)
                 saved = f"saved to {path}" if path else "not saved, an earlier checkpoint stays"
                 raise StopRequested(
@@ -151,90 +121,56 @@ class Trainer:
                 ) from None
             finally:
                 log.close()
-        return TrainResult(step, self._summary(losses, step - first_step))
+        return TrainResult(step, self._summary(step - first_step))
 
-    def _resume(self) -> int:
-        path = self.checkpoints.find(self.config.resume_from_checkpoint)
-        if path is None:
-            return 0
-        state = self.checkpoints.load(path, self.pack_model.model, self.optimizer)
-        if state.fingerprint != self.source.fingerprint:
-            raise UserError(
-                f"{path} was made with other data, batch sizes or seed, so the order of batches would not continue; "
-                "use the same settings, or start a new --output_dir with --model_name_or_path set to that folder"
-            )
-        if len(state.source) != self.runtime.world_size:
-            raise UserError(f"{path} was made by {len(state.source)} processes; continue it with as many")
-        self.source.load_state_dict(state.source[self.runtime.rank])
-        if self.runtime.is_main:
-            console.print(f"continuing from {path} (step {state.step} of {self.total_steps})")
-        return state.step
+    def _heeded(self, stop: StopSignal) -> StopSignal:
+        """The signal that may interrupt the making of a batch: ranks stop together, so with several there is none."""
+        return stop if self.runtime.world_size == 1 else StopSignal()
 
-    def _step(self, step: int, stop: StopSignal) -> dict[str, float]:
-        """One optimizer step; returns its metrics. Raises `Interrupted` only before the weights change."""
-        if self.runtime.world_size > 1:
-            stop = StopSignal()  # ranks stop together, between steps; within one, this never says stop
-        batch = self.source.batch(step, stop)
-        torch.manual_seed(step_seed(self.config.seed, step, self.runtime.rank))
-        self.module.train()
-        self.optimizer.zero_grad(set_to_none=True)
-        sums: dict[str, Tensor] = {}
-        for number, pack in enumerate(batch.packs, start=1):
-            stop.check()
-            with self.runtime.accumulate(self.module, last=number == len(batch.packs)):
-                loss, metrics = self._micro_batch(pack, batch.denominator)
-                self.runtime.backward(loss)
-            for name, value in {"loss": loss.detach(), **metrics}.items():
-                sums[name] = sums.get(name, 0.0) + value
-        grad_norm = self.runtime.clip_gradients(self.module.parameters(), self.config.max_grad_norm)
+    def _read(self, log: MetricLog, progress: TrainingProgress, *, keep: int) -> None:
+        """Reads the steps that are over, all but the last ``keep``; records them, evaluates where that is due."""
+        while len(self._readings) > keep:
+            reading = self._readings.popleft()
+            step = reading.step + 1
+            metrics = self._account(reading)
+            if self._evaluates(step):
+                with self.meter.apart():
+                    metrics |= self.evaluate()
+            if self._logs(step):
+                metrics |= self.meter.since_mark()
+                log.write(step, metrics)
+            progress.update(step, metrics)
 
-        # Packs without targets only keep ranks in step.
-        lengths = [length for pack in batch.packs if len(pack.target_index) for length in pack.lengths]
-        counted = [
-            len(lengths),
-            sum(lengths),
-            self.meter.flops_of(lengths),
-            sum(len(p.target_index) for p in batch.packs),
-        ]
-        local = torch.cat([torch.stack(list(sums.values())).double().cpu(), torch.tensor(counted, dtype=torch.float64)])
-        *reduced, sequences, tokens, flops, targets = self.runtime.sum(local).tolist()
-        results = {name: value / max(1.0, targets) for name, value in zip(sums, reduced, strict=True)}
-        results["loss"] = reduced[0]
+    def _account(self, reading: StepReading) -> dict[str, float]:
+        """The metrics of a step that is over, once meter and guard have seen it."""
+        numbers = reading.read()
+        sums = dict(numbers.totals)
+        sequences, tokens, flops, targets = (sums.pop(name) for name in COUNTS)
         self.meter.add(sequences, tokens, flops)
-
-        rate = self.schedule(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        taken = targets > 0 and self._optimizer_step(step, results["loss"], float(grad_norm), batch.packs)
+        self.guard.look(reading, numbers)
+        self._losses.append(sums["loss"])
+        means = {name: value / max(1.0, targets) for name, value in sums.items()}
         return {
-            **results,
-            **batch.metrics,
-            "grad_norm": float(grad_norm),
-            "learning_rate": rate,
-            "epoch": (step + 1) / self.source.steps_per_epoch,
+            **means,
+            "loss": sums["loss"],
+            **reading.batch.metrics,
+            "grad_norm": numbers.grad_norm,
+            "learning_rate": reading.learning_rate,
+            "epoch": (reading.step + 1) / self.source.steps_per_epoch,
             "tokens": tokens,
             "sequences": sequences,
-            **({} if taken else {"skipped": 1.0}),
+            **({} if numbers.taken else {"skipped": 1.0}),
         }
 
-    def _micro_batch(self, pack: Pack, denominator: float) -> tuple[Tensor, dict[str, Tensor]]:
-        pack = pack.to(self.runtime.device)
-        total, metrics = self.objective(self.module(pack, **self.forward), pack)
-        return total / denominator, metrics
+    def _pauses(self, step: int) -> bool:
+        """Whether everything up to ``step`` has to be known before the next step."""
+        return step == self.total_steps or self._evaluates(step) or self._saves(step)
 
-    def _optimizer_step(self, step: int, loss: float, grad_norm: float, packs: list[Pack]) -> bool:
-        """Steps unless loss or gradient is not finite; whether it stepped.
+    def _evaluates(self, step: int) -> bool:
+        return self.evaluate is not None and self._due(step, self.config.eval_strategy, self.config.eval_steps)
 
-        In fp16 a gradient that overflowed only makes the scaler lower its scale, so there the loss alone is looked at.
-        """
-        scaled = self.runtime.loss_scaler is not None
-        if not self.guard.admits(step, loss, 0.0 if scaled else grad_norm, packs):
-            console.print(f"[yellow]step {step + 1} skipped[/]: loss {loss}, gradient norm {grad_norm}, not finite")
-            if scaled:  # the scaler takes no other step before this one is ended
-                self.runtime.loss_scaler.update()
-            return False
-        self.optimizer.step()
-        return math.isfinite(grad_norm)
+    def _saves(self, step: int) -> bool:
+        return step < self.total_steps and self._due(step, self.config.save_strategy, self.config.save_steps)
 
     def _logs(self, step: int) -> bool:
         if step == self.total_steps or (step == 1 and self.config.logging_first_step):
@@ -252,22 +188,17 @@ class Trainer:
     def _save(self, step: int) -> Path | None:
         """Saves the state after ``step`` steps, unless that was the last one saved."""
         if self._saved[0] != step:
-            sources = self.runtime.gather([self.source.state_dict(step)])
-            state = TrainingState(step, sources, self.source.fingerprint)
-            self._saved = (step, self.checkpoints.save(state, self.pack_model.model, self.optimizer))
+            with self.meter.apart():
+                sources = self.runtime.gather([self.source.state_dict(step)])
+                state = TrainingState(step, sources, self.source.fingerprint)
+                self._saved = (step, self.checkpoints.save(state, self.module, self.optimizer))
         return self._saved[1]
 
-    def _summary(self, losses: list[float], steps: int) -> dict[str, float]:
-        finite = [loss for loss in losses if math.isfinite(loss)]
+    def _summary(self, steps: int) -> dict[str, float]:
+        finite = [loss for loss in self._losses if math.isfinite(loss)]
         return {
             "train_loss": sum(finite) / len(finite) if finite else float("nan"),
             "train_steps": float(steps),
             "skipped_steps": float(self.guard.skipped),
             **self.meter.overall(steps),
         }
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of torch's generator (dropout) in one step of one rank: 63 bits of BLAKE2b over the three numbers."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1

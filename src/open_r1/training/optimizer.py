@@ -1,25 +1,63 @@
-"""The optimizer: AdamW, fused on CUDA, without decay on biases and gains."""
+"""The optimizer: AdamW, fused on CUDA or with a small state, without decay on biases and gains."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 from open_r1.config import TrainingConfig
+from open_r1.errors import UserError
+from open_r1.training.low_memory_adamw import LowMemoryAdamW
+
+# By name: bits of a moment, and whether the state lies in the host's memory.
+LOW_MEMORY = {
+    "adamw_split": (32, False),
+    "adamw_8bit": (8, False),
+    "adamw_bnb_8bit": (8, False),
+    "paged_adamw_8bit": (8, True),
+    "paged_adamw_32bit": (32, True),
+}
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig) -> AdamW:
-    """AdamW over the parameters that train; vectors (biases, norm gains) are not decayed."""
+def build_optimizer(model: nn.Module, config: TrainingConfig, kind: str = "single") -> Optimizer:
+    """AdamW over the parameters that train; vectors (biases, norm gains) are not decayed.
+
+    Moments of embeddings stay in 32 bits, as the 8-bit paper and `transformers` have it: rows of rare tokens get their
+    gradient seldom, and then a large one.
+
+    Args:
+        kind: `Runtime.kind`; an optimizer with a small state holds whole parameters, not shards.
+
+    Raises:
+        UserError: for an optimizer with a small state where the launcher shards parameters or optimizer.
+    """
+    groups = parameter_groups(model, config.weight_decay)
+    rates = {"lr": config.learning_rate, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
+    if config.optim not in LOW_MEMORY:
+        for group in groups:
+            group.pop("moment_bits", None)
+        return AdamW(groups, fused=torch.cuda.is_available(), **rates)
+    if kind not in ("single", "ddp"):
+        raise UserError(
+            f"optim {config.optim} holds whole parameters, and the launcher shards them ({kind}): set --optim "
+            "adamw_torch, whose state is spread over the GPUs, or launch with recipes/accelerate_configs/ddp.yaml"
+        )
+    moment_bits, offload = LOW_MEMORY[config.optim]
+    compiled = torch.cuda.is_available() and config.torch_compile is not False
+    return LowMemoryAdamW(groups, moment_bits=moment_bits, offload=offload, compiled=compiled, **rates)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices, embeddings, vectors that train; groups without a parameter are left out."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
     groups = [
-        {"params": [parameter for parameter in trainable if parameter.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in matrices if id(p) not in embeddings], "weight_decay": weight_decay},
+        {"params": [p for p in matrices if id(p) in embeddings], "weight_decay": weight_decay, "moment_bits": 32},
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.adam_beta1, config.adam_beta2),
-        eps=config.adam_epsilon,
-        fused=torch.cuda.is_available(),
-    )
+    return [group for group in groups if group["params"]]

@@ -20,6 +20,7 @@ from open_r1.data.chat import ChatFormat, stop_ids
 from open_r1.errors import UserError
 from open_r1.files import write_json
 from open_r1.model.export import move_into, save_model
+from open_r1.model.fp8 import check_fp8, multiply_in_fp8
 from open_r1.model.load import load_model, load_tokenizer, stored_dtype
 from open_r1.model.lora import add_adapters, quantization_arguments
 from open_r1.model.pack_model import PackModel
@@ -29,6 +30,7 @@ from open_r1.training.loop import TrainResult
 from open_r1.training.metrics import COMPLETIONS_FILE, installed_trackers, tracker_options
 from open_r1.training.metrics import FILE as METRICS_FILE
 from open_r1.training.optimizer import build_optimizer
+from open_r1.training.warm_up import choose_how_layers_run
 
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "train_results.json"
@@ -126,22 +128,30 @@ def load_chat(config: SFTConfig | GRPOConfig) -> tuple[PreTrainedTokenizerBase, 
 def load_policy(
     config: SFTConfig | GRPOConfig, runtime: Runtime, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat
 ) -> Policy:
-    """The model in float32 (unless ``torch_dtype`` says otherwise), wrapped, with its optimizer."""
+    """The model, wrapped, with its optimizer.
+
+    Its weights are float32 unless ``torch_dtype`` says otherwise; frozen ones, under adapters, are as stored.
+    """
     torch.manual_seed(config.seed)  # adapters are drawn at random, and alike on every rank
+    if config.fp8:
+        check_fp8(runtime.device)
+    on_device = runtime.device.type == "cuda" and not runtime.sharded
     model = load_model(
         config.model_name_or_path,
         config.model_revision,
-        dtype=config.torch_dtype or "float32",
+        dtype=config.torch_dtype or ("auto" if config.use_peft else "float32"),
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
+        **({"device_map": {"": runtime.device}} if on_device else {}),
         **quantization_arguments(config),
     )
     stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if config.fp8:
+        multiply_in_fp8(model)
     if config.use_peft:
         model = add_adapters(model, config)
     pack_model = PackModel(model)
+    choose_how_layers_run(config, runtime, pack_model)
     module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config))
     return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
 
@@ -149,12 +159,14 @@ def load_policy(
 def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult) -> None:
     """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went."""
     folder = Path(config.output_dir)
+    weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
     if runtime.is_main:
         model = runtime.unwrap(policy.module).model
         temporary = folder / ".final.tmp"
         save_model(
             model,
             temporary,
+            state_dict=weights,
             tokenizer=policy.tokenizer,
             stop_token_ids=policy.stop_token_ids,
             dtype=None if config.use_peft else stored_dtype(config.model_name_or_path, config.model_revision),

@@ -8,7 +8,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from open_r1.config import SFTConfig
@@ -17,15 +16,18 @@ from open_r1.data.pack import Pack, TrainingSequence, make_pack, merge_packs
 from open_r1.data.packing import PackPlan, plan
 from open_r1.data.tokens import TokenStore
 from open_r1.errors import UserError
-from open_r1.model.head import TokenLogprobs
 from open_r1.parallel.runtime import Runtime
-from open_r1.training.loop import StepBatch
+from open_r1.training.batches import StepBatch
 from open_r1.training.signals import StopSignal
 
+SFT_FORWARD = {"nll": True}
+"""Keyword arguments of `PackModel.forward` that `sft_objective` goes with."""
+ROWS_SHOWN = 16
 
-def sft_objective(predicted: TokenLogprobs, pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
-    """Negative log-likelihood of the targets, weighted and summed."""
-    return -(predicted.logprobs * pack.loss_weight).sum(), {}
+
+def sft_objective(nll: Tensor, _pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative log-likelihood of the targets, weighted and summed, as the model returns it."""
+    return nll, {}
 
 
 class SFTSource:
@@ -35,6 +37,8 @@ class SFTSource:
     step are the same however batch size and accumulation share them out. Order needs no state: epoch e's plan depends
     on lengths, settings, seed and e alone.
     """
+
+    ahead = True
 
     def __init__(self, store: TokenStore, config: SFTConfig, runtime: Runtime) -> None:
         self._store, self._config, self._runtime = store, config, runtime
@@ -66,23 +70,39 @@ class SFTSource:
 
     def batch(self, step: int, _stop: StopSignal) -> StepBatch:
         """This rank's micro-batches of a step; those past the last epoch's end are without targets."""
-        first = step * self._packs_a_step
-        size = self._packs_a_batch * self._runtime.world_size
-        packs = []
-        for micro in range(self._config.gradient_accumulation_steps):
-            start = first + micro * size + self._runtime.rank * self._packs_a_batch
-            packs.append(self._micro_batch(range(start, start + self._packs_a_batch)))
-        weight = sum(float(pack.loss_weight.sum()) for pack in packs)
-        total = float(self._runtime.sum(torch.tensor(weight, dtype=torch.float64)))
-        return StepBatch(packs, max(total, 1.0))
+        first, rank, ranks = step * self._packs_a_step, self._runtime.rank, self._runtime.world_size
+        size = self._packs_a_batch
+        numbers = [range(start, start + size) for start in range(first, first + self._packs_a_step, size)]
+        mine = numbers[rank::ranks]
+        packs = [self._micro_batch(each) for each in mine]
+        total = sum(float(pack.loss_weight.sum()) for pack in packs)
+        # The other ranks' targets are counted here: to sum them over ranks, the host would wait for the GPU.
+        total += sum(self._targets(each) for batch, each in enumerate(numbers) if batch % ranks != rank)
+        return StepBatch(packs, max(total, 1.0), origin=lambda number: self._rows(mine[number]))
 
     def _micro_batch(self, numbers: range) -> Pack:
-        parts: list[Pack] = []
-        for number in numbers:
-            epoch, index = self._locate(number)
-            if epoch < self._epochs:
-                parts.extend(sft_packs(self._store, self._plans[epoch], [index]))
+        parts = [pack for plan, index in self._located(numbers) for pack in sft_packs(self._store, plan, [index])]
         return merge_packs(parts) if parts else empty_pack()
+
+    def _targets(self, numbers: range) -> int:
+        """How many targets the stream's packs ``numbers`` have; the first token of a segment is none."""
+        return sum(
+            int(np.count_nonzero(self._store[sequence][1][start + 1 : end]))
+            for plan, index in self._located(numbers)
+            for sequence, start, end in plan[index].tolist()
+        )
+
+    def _rows(self, numbers: range) -> str:
+        """The rows of the data set that the stream's packs ``numbers`` were made of."""
+        sequences = [plan[index][:, 0] for plan, index in self._located(numbers)]
+        rows = np.unique(self._store.rows[np.concatenate(sequences)]).tolist() if sequences else []
+        more = f" and {len(rows) - ROWS_SHOWN} more" if len(rows) > ROWS_SHOWN else ""
+        return f"rows {', '.join(map(str, rows[:ROWS_SHOWN]))}{more}" if rows else ""
+
+    def _located(self, numbers: range) -> list[tuple[PackPlan, int]]:
+        """Plan and index of those of the stream's packs ``numbers`` that are not past the last epoch's end."""
+        places = [self._locate(number) for number in numbers]
+        return [(self._plans[epoch], index) for epoch, index in places if epoch < self._epochs]
 
     def _locate(self, number: int) -> tuple[int, int]:
         """The epoch and the pack within it of the stream's pack ``number``."""
@@ -97,6 +117,10 @@ class SFTSource:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing: the order is computed."""
+
+    def adopt(self, states: list[dict[str, Any]]) -> str:
+        """Nothing is lost: the order is computed."""
+        return ""
 
     def _fingerprint(self) -> str:
         config = self._config

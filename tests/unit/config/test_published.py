@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -298,8 +299,39 @@ def test_notes_name_what_is_handled_differently() -> None:
 
 def test_what_is_read_but_not_done_yet_is_said() -> None:
     assert set(TRAINING_NOT_YET) <= set(names_of(GRPOConfig).settings)
-    config = GRPOConfig(model_name_or_path="m", dataset_name="d", output_dir="o", push_to_hub=True)
-    assert [note for note in config.notes() if note.startswith("push_to_hub is not done yet: ")]
+    config = GRPOConfig(model_name_or_path="m", dataset_name="d", output_dir="o", use_vllm=True)
+    assert [note for note in config.notes() if note.startswith("use_vllm is not done yet: ")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"torch_dtype": "bfloat16"}, "or keep what is rounded away with --optim adamw_split"),
+        ({"torch_dtype": "bfloat16", "optim": "adamw_8bit"}, None),
+        ({"torch_dtype": "float16", "optim": "adamw_8bit"}, "leave it out for float32 weights"),
+        ({"torch_dtype": "bfloat16", "use_peft": True}, None),
+    ],
+)
+def test_weights_that_round_updates_away_are_named(settings: dict[str, Any], said: str | None) -> None:
+    notes = SFTConfig(model_name_or_path="m", dataset_name="d", output_dir="o", **settings).notes()
+    assert [note.endswith(said) for note in notes] == [True] if said else notes == []
+
+
+def test_frozen_float16_weights_train_adapters_in_fp16() -> None:
+    config = SFTConfig(
+        model_name_or_path="m", dataset_name="d", output_dir="o", torch_dtype="float16", fp16=True, use_peft=True
+    )
+    assert config.notes() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "level"),
+    [("true", "full"), ("false", "none"), ("full", "full"), ("selective", "selective"), ("none", "none"), ("", None)],
+)
+def test_recompute_is_a_scale(given: str, level: str | None) -> None:
+    words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
+    flags = ["--gradient_checkpointing", given] if given else []
+    assert parse(SFTConfig, [*words, *flags], prog="sft").config.recompute == level
 
 
 def test_trackers() -> None:

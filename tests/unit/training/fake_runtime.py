@@ -13,8 +13,11 @@ class FakeRuntime:
 
     device = torch.device("cpu")
     loss_scaler = None
+    autocast_dtype = None
+    sharded = False
 
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
+        self.kind = "single" if world_size == 1 else "ddp"
         self.rank, self.world_size, self.is_main = rank, world_size, rank == 0
         self.tracked: list[tuple[int, dict[str, float]]] = []
 

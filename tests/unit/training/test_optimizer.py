@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from open_r1.config import TrainingConfig
+from open_r1.errors import UserError
 from open_r1.training.optimizer import build_optimizer
 
 
@@ -42,3 +44,20 @@ def test_decay_by_hand() -> None:
 
 def test_a_model_of_vectors_alone() -> None:
     assert len(build_optimizer(nn.LayerNorm(3), TrainingConfig(output_dir="out")).param_groups) == 1
+
+
+def test_low_memory_optimizers_by_name() -> None:
+    model = nn.ModuleDict({"embed": nn.Embedding(80, 64), "linear": nn.Linear(64, 64)}).bfloat16()
+    for name, dtype in (("adamw_8bit", torch.uint8), ("paged_adamw_32bit", torch.float32)):
+        optimizer = build_optimizer(model, TrainingConfig(output_dir="out", optim=name))
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+        assert optimizer.state[model["linear"].weight]["exp_avg"].dtype == dtype
+        assert optimizer.state[model["embed"].weight]["exp_avg"].dtype == torch.float32
+        assert optimizer.state[model["linear"].bias]["exp_avg"].dtype == torch.float32
+
+
+def test_a_small_state_is_not_sharded() -> None:
+    with pytest.raises(UserError, match=r"adamw_8bit holds whole parameters.*fsdp"):
+        build_optimizer(nn.Linear(2, 2), TrainingConfig(output_dir="out", optim="adamw_8bit"), "fsdp")

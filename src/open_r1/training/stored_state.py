@@ -1,0 +1,71 @@
+"""What a checkpoint holds beside the model folder, and how both are read back by name."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from open_r1.training.integrity import FileRecord, seal
+from open_r1.training.tensor_file import write_tensors
+
+STATE_FOLDER = "training_state"
+OPTIMIZER = f"{STATE_FOLDER}/optimizer.safetensors"
+REST = f"{STATE_FOLDER}/rest.pt"
+"""In a folder of their own: what opens the model folder takes every weights file in it for the model's."""
+
+
+def write_state(
+    folder: Path,
+    source: list[dict[str, Any]],
+    scaler: torch.amp.GradScaler | None,
+    moments: dict[str, dict[str, Any]],
+) -> dict[str, FileRecord]:
+    """Writes the optimizer's state (tensors by "parameter.key") and the small rest, onto the disk."""
+    (folder / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
+    tensors, numbers = {}, {}
+    for name, values in moments.items():
+        for key, value in values.items():
+            (tensors if isinstance(value, Tensor) else numbers)[f"{name}.{key}"] = value
+    buffer = io.BytesIO()  # straight into a full disk, torch.save raises what cannot be told from a defect
+    torch.save({"source": source, "scaler": scaler.state_dict() if scaler else None, "optimizer": numbers}, buffer)
+    (folder / REST).write_bytes(buffer.getbuffer())
+    return {OPTIMIZER: write_tensors(folder / OPTIMIZER, tensors), REST: seal(folder / REST)}
+
+
+def read_rest(folder: Path) -> dict[str, Any]:
+    """``source`` (one state a rank), ``scaler``, and the numbers of the optimizer's state by "parameter.key"."""
+    return torch.load(folder / REST, map_location="cpu", weights_only=False)
+
+
+def read_moments(folder: Path, numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The optimizer's state: {parameter: {key: value}}."""
+    moments: dict[str, dict[str, Any]] = {}
+    for name, value in (load_file(folder / OPTIMIZER) | numbers).items():
+        parameter, _, key = name.rpartition(".")
+        moments.setdefault(parameter, {})[key] = value
+    return moments
+
+
+def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
+    """The stored weights by the names of the model's state dict."""
+    weights: dict[str, Tensor] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(file)
+    if not has_adapters(model):
+        return weights
+    from peft import get_peft_model_state_dict
+
+    # PEFT leaves the adapter's name out of its files: names given as values come back under the names in the file.
+    names = {name: name for name in model.state_dict()}
+    full_name = get_peft_model_state_dict(model, state_dict=names, save_embedding_layers=False)
+    return {full_name.get(name, name): tensor for name, tensor in weights.items()}
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether only adapters train and are stored."""
+    return hasattr(model, "get_base_model")

@@ -1,0 +1,107 @@
+"""A run that is killed twenty times, without warning, ends bit for bit where the one that nobody touched ends."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fork_server import Forked, ForkServer
+from training_runs import Run, assert_same_weights
+
+KILLS = 20
+STEPS = 150
+STEPS_BETWEEN = 7
+"""At most so many steps from a start to its kill, so that the run is not over before its last kill."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with ForkServer() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(sft_settings: dict[str, Any]) -> dict[str, Any]:
+    return sft_settings | {
+        "max_steps": STEPS,
+        "gradient_accumulation_steps": 2,
+        "warmup_ratio": 0.1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 2,
+        "resume_from_checkpoint": "true",
+    }
+
+
+def finish(process: Forked) -> None:
+    status = process.wait()
+    assert status == 0, f"exit status {status}:\n{process.log.read_text()[-4000:]}"
+
+
+def wait_until(process: Forked, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert not process.over(), f"it ended by itself:\n{process.log.read_text()[-4000:]}"
+        assert time.monotonic() < deadline
+        time.sleep(0.0005)
+
+
+def steps_logged(folder: Path) -> int:
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_bytes().count(b"\n") if metrics.exists() else 0
+
+
+def being_saved(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob(".checkpoint-*.tmp")]
+
+
+def kill_at_a_random_moment(process: Forked, folder: Path, chance: random.Random, first_step: int) -> str:
+    """Anywhere while it starts, trains or saves; saving is sought, as it is short. Says where the kill landed."""
+    aim = chance.choice(["anywhere", "training", "saving", "saving"])
+    if aim == "anywhere":
+        time.sleep(chance.uniform(0, 2))
+    else:
+        step = first_step + chance.randint(1, STEPS_BETWEEN)
+        wait_until(process, lambda: steps_logged(folder) >= step)
+        if aim == "saving":
+            wait_until(process, lambda: bool(being_saved(folder)))
+        time.sleep(chance.uniform(0, 0.02))
+    process.kill(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    if being_saved(folder):
+        return "saving"
+    return "training" if steps_logged(folder) > first_step else "starting"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_twenty_times(server: ForkServer, settings: dict[str, Any], tmp_path: Path) -> None:
+    seed = int(os.environ.get("OPEN_R1_TEST_SEED") or time.time_ns() % 1_000_000)
+    print(f"again with OPEN_R1_TEST_SEED={seed}")
+    chance = random.Random(seed)
+    undisturbed, killed = Run(tmp_path / "undisturbed"), Run(tmp_path / "killed")
+    finish(server.start("sft", undisturbed.folder, **settings))
+    assert undisturbed.results["train_steps"] == STEPS
+
+    landed = Counter()
+    for _ in range(KILLS):
+        first_step = max(killed.checkpoints, default=0)
+        process = server.start("sft", killed.folder, **settings)
+        landed[kill_at_a_random_moment(process, killed.folder, chance, first_step)] += 1
+        assert not (killed.folder / "model.safetensors").exists()
+    print(f"kills landed: {dict(landed)}; checkpoints after the last: {killed.checkpoints}")
+    assert landed["saving"] >= 4
+    assert landed["saving"] + landed["training"] >= 10
+    finish(server.start("sft", killed.folder, **settings))
+
+    assert_same_weights(killed.weights, undisturbed.weights)
+    assert killed.losses == undisturbed.losses
+    assert killed.results["train_steps"] < STEPS
+    assert not list(killed.folder.glob(".*"))
