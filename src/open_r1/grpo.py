@@ -36,6 +36,7 @@ from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.grpo_objective import GRPOObjective
 from open_r1.training.grpo_source import GRPOSource
 from open_r1.training.loop import Trainer
+from open_r1.training.publishing import Publisher
 from open_r1.training.reference import load_reference
 from open_r1.training.rollouts import RolloutCollector
 from open_r1.training.setup import Policy, finish_run, load_chat, load_policy, start_run
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
+    publisher = Publisher(config, runtime)
     completions = completions_per_step(config, runtime.world_size)
     specs = reward_specs(config)
     with RewardPool(specs, workers=config.reward_workers, timeout=config.reward_timeout) as pool:
@@ -95,11 +97,13 @@ def main(argv: list[str] | None = None) -> None:
             GRPOObjective(config),
             Checkpoints(config, runtime, tokenizer, policy.stop_token_ids),
             forward={"temperature": config.temperature, "entropy": True},
+            on_save=publisher.checkpoint_saved,
             description="grpo",
         )
-        result = trainer.train()
-        engine.close()
-    finish_run(config, runtime, policy, result)
+        with publisher:
+            result = trainer.train()
+            engine.close()
+            finish_run(config, runtime, policy, result, publisher)
     runtime.close()
 
 

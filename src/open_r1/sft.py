@@ -29,6 +29,7 @@ from open_r1.training.background import Background
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
+from open_r1.training.publishing import Publisher
 from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
 from open_r1.training.warm_up import warm_up
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(SFTConfig, argv, prog="open-r1 sft").config
     runtime = start_run(config)
+    publisher = Publisher(config, runtime)
     tokenizer, chat = load_chat(config)
     data = Background(prepare_tokens, config, chat, runtime)  # while the model is loaded and compiled
     policy = load_policy(config, runtime, tokenizer, chat)
@@ -65,10 +67,12 @@ def main(argv: list[str] | None = None) -> None:
         checkpoints,
         forward=SFT_FORWARD,
         evaluate=evaluate,
+        on_save=publisher.checkpoint_saved,
         description="sft",
     )
-    result = trainer.train()
-    finish_run(config, runtime, policy, result)
+    with publisher:
+        result = trainer.train()
+        finish_run(config, runtime, policy, result, publisher)
     runtime.close()
 
 
@@ -95,13 +99,18 @@ def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tup
         )
         if runtime.is_main and split == "train":
             console.print(f"data: {len(rows):,} rows; {columns}")
-            console.print(announce(sample_lengths(rows, chat, columns), config.max_length, config.overlong))
+            console.print(
+                announce(
+                    sample_lengths(rows, chat, columns, encoder=config.encoder), config.max_length, config.overlong
+                )
+            )
         stores[split] = tokenize(
             rows,
             chat,
             columns,
             cache_dir=config.token_cache_dir,
             num_proc=config.dataset_num_proc,
+            encoder=config.encoder,
             strict=config.strict,
             max_bad_rows_shown=config.max_bad_rows_shown,
             console=console if runtime.is_main else None,

@@ -144,12 +144,12 @@ def test_torn_checkpoints_are_passed_over(
     folder = Path(shutil.copytree(unstopped["sft"].folder, tmp_path / "torn"))
     assert Run(folder).checkpoints == [54, 56, 58]
     (folder / "checkpoint-58" / "model.safetensors").unlink()
-    os.truncate(folder / "checkpoint-56" / "training_state.pt", 1000)
+    os.truncate(folder / "checkpoint-56" / "training_state" / "rest.pt", 100)
     (folder / ".checkpoint-60.tmp").mkdir()
     resumed = train("sft", folder, **runs["sft"], resume_from_checkpoint="true")
     said = capsys.readouterr().err
     assert "checkpoint-58 is passed over: model.safetensors is missing" in said
-    assert "checkpoint-56 is passed over: training_state.pt has 1000 bytes" in said
+    assert "checkpoint-56 is passed over: training_state/rest.pt has 100 bytes" in said
     assert resumed.results["train_steps"] == 6
     assert_same_run(resumed, unstopped["sft"])
     assert not list(folder.glob(".*"))
@@ -175,11 +175,17 @@ def test_adapters(sft_settings: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "other", [{"seed": 7}, {"gradient_accumulation_steps": 3}, {"max_length": 80}, {"packing": False}]
+    ("other", "named"),
+    [
+        ({"seed": 7}, "seed, data"),
+        ({"gradient_accumulation_steps": 3}, "batch of a step.*, data"),
+        ({"max_length": 80}, "max_length, data"),
+        ({"packing": False}, "packing, data"),
+    ],
 )
 def test_a_run_that_would_not_continue_is_refused(
-    other: dict[str, Any], runs: dict[str, dict[str, Any]], unstopped: dict[str, Run], tmp_path: Path
+    other: dict[str, Any], named: str, runs: dict[str, dict[str, Any]], unstopped: dict[str, Run], tmp_path: Path
 ) -> None:
     checkpoint = unstopped["sft"].folder / f"checkpoint-{STEPS - 2}"
-    with pytest.raises(UserError, match="other data, batch sizes or seed"):
+    with pytest.raises(UserError, match=rf"made with other settings \({named}\).*add --allow_config_change"):
         train("sft", tmp_path / "other", **runs["sft"] | other, resume_from_checkpoint=checkpoint)

@@ -103,6 +103,13 @@ class Runtime:
         """Whether a rank holds only its part of the weights or of the optimizer's state."""
         return self._way.sharded
 
+    @property
+    def shards(self) -> tuple[int, int, int]:
+        """Over how many ranks weights, gradients and optimizer state are spread; 1 is whole on each."""
+        if not self.sharded:
+            return 1, 1, 1
+        return 1 if self.whole_weights else self.world_size, self.world_size, self.world_size
+
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Moves the module and its optimizer, and wraps them as the launcher asks; autocast where asked."""
         return self._way.prepare(module, optimizer)

@@ -53,3 +53,8 @@ def compact_table(names: Sequence[str], numbers: Sequence[str], title: str | Non
     for column in table.columns[: len(names)]:
         column.no_wrap, column.overflow = False, "fold"
     return table
+
+
+def number(value: float) -> str:
+    """A count or a rate as people read it: 12,345 or 0.4321."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -49,6 +49,7 @@ class Trainer:
         module: the wrapped `PackModel`; ``optimizer`` belongs to it.
         forward: keyword arguments of the module's forward beside the pack.
         evaluate: returns held-out metrics; called by ``eval_strategy``.
+        on_save: told the folder and the step of each checkpoint that is on disk.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class Trainer:
         *,
         forward: dict[str, Any] | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
+        on_save: Callable[[Path, int], None] | None = None,
         description: str = "train",
     ) -> None:
         self.config, self.runtime, self.module, self.optimizer = config, runtime, module, optimizer
         self.source, self.checkpoints = source, checkpoints
-        self.evaluate, self.description = evaluate, description
+        self.evaluate, self.on_save, self.description = evaluate, on_save, description
         self.total_steps = config.max_steps if config.max_steps > 0 else source.steps(config.num_train_epochs)
         self.schedule = Schedule(config, self.total_steps)
         self.meter = StepMeter(runtime.unwrap(module).causal_lm, runtime.world_size)
@@ -191,7 +193,10 @@ class Trainer:
             with self.meter.apart():
                 sources = self.runtime.gather([self.source.state_dict(step)])
                 state = TrainingState(step, sources, self.source.fingerprint)
-                self._saved = (step, self.checkpoints.save(state, self.module, self.optimizer))
+                path = self.checkpoints.save(state, self.module, self.optimizer)
+                if path and self.on_save:
+                    self.on_save(path, step)
+                self._saved = (step, path)
         return self._saved[1]
 
     def _summary(self, steps: int) -> dict[str, float]:

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from open_r1.config import TrainingConfig
-from open_r1.config.training import PUSH_CALLBACK
+from open_r1.config.output import PUSH_CALLBACK
 from open_r1.errors import StopRequested, UserError
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.hub_jobs import Answer, HubJobs

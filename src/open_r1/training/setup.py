@@ -22,14 +22,16 @@ from open_r1.files import write_json
 from open_r1.model.export import move_into, save_model
 from open_r1.model.fp8 import check_fp8, multiply_in_fp8
 from open_r1.model.load import load_model, load_tokenizer, stored_dtype
-from open_r1.model.lora import add_adapters, quantization_arguments
+from open_r1.model.lora import add_adapters, quantization_arguments, weights_dtype
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
-from open_r1.report.tables import numbers_table
+from open_r1.report.tables import number, numbers_table
 from open_r1.training.loop import TrainResult
 from open_r1.training.metrics import COMPLETIONS_FILE, installed_trackers, tracker_options
 from open_r1.training.metrics import FILE as METRICS_FILE
+from open_r1.training.model_card import model_card
 from open_r1.training.optimizer import build_optimizer
+from open_r1.training.publishing import Publisher
 from open_r1.training.warm_up import choose_how_layers_run
 
 SETTINGS_FILE = "settings.json"
@@ -130,7 +132,8 @@ def load_policy(
 ) -> Policy:
     """The model, wrapped, with its optimizer.
 
-    Its weights are float32 unless ``torch_dtype`` says otherwise; frozen ones, under adapters, are as stored.
+    Raises:
+        UserError: for a model that cannot be loaded, or settings that this chip or launcher cannot take.
     """
     torch.manual_seed(config.seed)  # adapters are drawn at random, and alike on every rank
     if config.fp8:
@@ -139,11 +142,11 @@ def load_policy(
     model = load_model(
         config.model_name_or_path,
         config.model_revision,
-        dtype=config.torch_dtype or ("auto" if config.use_peft else "float32"),
+        dtype=weights_dtype(config),
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         **({"device_map": {"": runtime.device}} if on_device else {}),
-        **quantization_arguments(config),
+        **quantization_arguments(config, runtime.kind),
     )
     stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
     if config.fp8:
@@ -152,12 +155,17 @@ def load_policy(
         model = add_adapters(model, config)
     pack_model = PackModel(model)
     choose_how_layers_run(config, runtime, pack_model)
-    module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config))
+    module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config, runtime.kind))
     return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
 
 
-def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult) -> None:
-    """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went."""
+def finish_run(
+    config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult, publisher: Publisher
+) -> None:
+    """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went.
+
+    Where the model is to be uploaded, waits for that.
+    """
     folder = Path(config.output_dir)
     weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
     if runtime.is_main:
@@ -169,14 +177,18 @@ def finish_run(config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy,
             state_dict=weights,
             tokenizer=policy.tokenizer,
             stop_token_ids=policy.stop_token_ids,
+            merge_lora=config.merge_lora,
             dtype=None if config.use_peft else stored_dtype(config.model_name_or_path, config.model_revision),
         )
+        results = {"steps": result.step, **result.metrics}
+        (temporary / "README.md").write_text(model_card(config, results, runtime.world_size), encoding="utf-8")
         move_into(temporary, folder)
-        write_json(folder / RESULTS_FILE, {"steps": result.step, **result.metrics})
+        write_json(folder / RESULTS_FILE, results)
         table = numbers_table(["train metrics"], [""])
         for name, value in result.metrics.items():
-            shown = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-            table.add_row(name.removeprefix("train_").replace("_", " "), shown)
+            table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
         console.print(table)
         console.print(f"model: {folder}", soft_wrap=True)
+        publisher.finished(folder)
+        publisher.wait()
     runtime.barrier()

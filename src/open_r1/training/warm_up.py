@@ -15,19 +15,64 @@ from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.pack import Pack, TrainingSequence, make_pack
 from open_r1.errors import UserError
 from open_r1.model.attention import NAME, choose_kernel
+from open_r1.model.layers import LEVELS
+from open_r1.model.memory import ModelShape, Workload, choose_recompute, device_memory, estimate_memory
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
+from open_r1.training.grpo_source import SMALLEST_PACK
 from open_r1.training.out_of_memory import empty_caches, is_out_of_memory
 
-console = Console(stderr=True, soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel) -> None:
-    """Sets recomputation as ``gradient_checkpointing`` says, and compilation as ``torch_compile`` does."""
+    """Sets compilation as ``torch_compile`` says, and recomputation as ``gradient_checkpointing`` does.
+
+    Raises:
+        UserError: for layers that are to be compiled, and whose weights are gathered for each product (ZeRO-3).
+    """
+    gathered = runtime.kind == "deepspeed" and not runtime.whole_weights
+    if gathered and config.torch_compile:
+        raise UserError("torch_compile and ZeRO-3 do not go together: leave torch_compile out, or launch fsdp.yaml")
     dtype = runtime.autocast_dtype or next(pack_model.parameters()).dtype
-    pack_model.layers.recompute = config.recompute or "none"
-    if compiles(config, runtime.device, pack_model, dtype):
+    if not gathered and compiles(config, runtime.device, pack_model, dtype):
         pack_model.layers.compile()
+    pack_model.layers.recompute = config.recompute or least_recompute(config, runtime, pack_model)
+
+
+def least_recompute(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel) -> str:
+    """The least recomputation with which a step fits into this GPU's memory, on all ranks; on a CPU "none"."""
+    memory = device_memory(runtime.device)
+    if memory is None:
+        return LEVELS[0]
+    model_config = pack_model.causal_lm.config
+    shape = ModelShape.of(model_config, config.trust_remote_code)
+    weights, gradients, optimizer = runtime.shards
+    work = Workload.of(
+        config,
+        model_config,
+        tokens=micro_batch_tokens(config),
+        compiled=pack_model.layers.compiled,
+        weight_shards=weights,
+        gradient_shards=gradients,
+        optimizer_shards=optimizer,
+    )
+    number = int(runtime.max(float(LEVELS.index(choose_recompute(shape, work, memory)))))
+    level, gib = LEVELS[number], 2**30
+    peak = estimate_memory(shape, work, level).total
+    _say(
+        runtime,
+        f"[dim]gradient_checkpointing {level}: {peak / gib:.1f} GiB are expected at the peak of a step, "
+        f"{memory / gib:.1f} GiB are there[/]",
+    )
+    return level
+
+
+def micro_batch_tokens(config: SFTConfig | GRPOConfig) -> int:
+    """Tokens of a full micro-batch."""
+    if isinstance(config, SFTConfig):
+        return config.max_length * config.per_device_train_batch_size
+    return max(config.pack_length or SMALLEST_PACK, (config.max_prompt_length or 0) + config.max_completion_length)
 
 
 def compiles(config: SFTConfig | GRPOConfig, device: torch.device, pack_model: PackModel, dtype: torch.dtype) -> bool:

@@ -173,7 +173,7 @@ def kept_by_autograd(layers: int, dtype: torch.dtype, level: str) -> int:
     model = Qwen2ForCausalLM(config).to(dtype)
     model.set_attn_implementation(NAME)
     module = PackModel(model).train()
-    module.layers.set_recompute(level)
+    module.layers.recompute = level
     weights = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
     storages: dict[int, int] = {}
     alive = []

@@ -41,7 +41,7 @@ def layers() -> nn.Module:
 
 
 def updated(kind: str, max_norm: float, scales: list[float], healthy: Tensor = YES) -> tuple[nn.Module, AdamW, list]:
-    """A module after steps whose gradients are multiplied by ``scales``; its optimizer; norms and whether it stepped."""
+    """A module after steps with gradients times ``scales``; its optimizer; norms, and whether it stepped."""
     module = layers()
     optimizer = AdamW(module.parameters(), lr=0.1, fused=True)
     update = UPDATES[kind](OneRank(), optimizer, list(module.parameters()), max_norm)
@@ -137,7 +137,7 @@ def test_no_memory_for_the_optimizer(failures: int, after: bool, attempts: int) 
         assert bool(update.apply(0, YES))
         assert len(optimizer.state) == 4
     else:
-        with pytest.raises(UserError, match="adamw_8bit or paged_adamw_8bit.*zero2"):
+        with pytest.raises(UserError, match=r"adamw_8bit or paged_adamw_8bit.*zero2"):
             update.apply(0, YES)
     assert optimizer.attempts == attempts
 
