@@ -14,9 +14,10 @@ A side is a system with changes: ``ours+fp8``, ``trl-tuned+fa4``.
   Changes for both: ``fa4``, ``compile``, ``autocast``, ``noliger``, ``full``, ``none``.
 * ``xN`` on any side: micro-batches of N times the packs. A micro-batch is 16,384 tokens, or one pack.
 
-Both have fused AdamW, the same learning rate, clipping at 1.0 and tokens. Every side is a process of its own; they take
-turns, and one that runs out of memory or time says so in the table. Tokens are those of sequences, without padding; MFU
-is by the formula of `open_r1.training.meters`; ``×`` is against the fastest trl-tuned of the same run.
+Both have fused AdamW, the same learning rate, clipping at 1.0 and tokens. Every side is a process of its own, one at a
+time on the GPU; one that runs out of memory or time says so in the table. The rate is that of the median step. Tokens
+are those of sequences, without padding; MFU is by the formula of `open_r1.training.meters`; ``×`` is against the best
+trl-tuned of the run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--sides", nargs="+", default=SIDES)
     parser.add_argument("--steps", type=int, default=8, help="under the clock")
-    parser.add_argument("--warmup", type=int, default=5, help="before it; compilation falls here")
+    parser.add_argument("--warmup", type=int, default=10, help="before it: compiling, loading kernels for all packs")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each side; the fastest counts")
     parser.add_argument("--timeout", type=float, default=150, help="seconds for one side")
     parser.add_argument("--profile", action="store_true", help="and three more steps under the profiler")
@@ -114,43 +115,75 @@ def main() -> None:
         results = [result for path in arguments.merge for result in json.loads(path.read_text())]
     else:
         cases = ["tiny:256:4"] if arguments.tiny else arguments.cases
+        if arguments.warmup < arguments.steps:
+            parser.error("--warmup must be at least --steps, so that each timed pack was met before")
         sides = [(side, *read_side(side)) for side in arguments.sides]  # a misspelt one stops before any is run
         results = measure([(case, *read_case(case)) for case in cases], sides, arguments)
     print("\n".join([table(results), "", *agreement(results), *profiles(results)]))
 
 
 def measure(cases: list[Any], sides: list[Any], arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All sides of all cases, one after the other."""
+    """All sides of all cases, one after the other; the next one imports its libraries while one runs."""
     results: list[dict[str, Any]] = []
     stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-    for case, shape, length, packs in cases:
-        for _ in range(arguments.rounds):
-            for side, system, settings, share in sides:
-                with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                    write_model(Path(folder, "model"), shape, arguments.device)
-                    job = Job(
-                        system=system,
-                        shape=shape,
-                        length=length,
-                        packs=packs,
-                        batch=min(packs, max(1, (2 * length if arguments.tiny else MICRO_BATCH) // length) * share),
-                        warmup=arguments.warmup,
-                        steps=arguments.steps,
-                        profile=arguments.profile,
-                        device=arguments.device,
-                        dtype="bfloat16" if arguments.device == "cuda" else "float32",
-                        mean=length // 3 if arguments.tiny else MEAN_LENGTH,
-                        settings=settings,
-                        folder=folder,
-                        started=time.time(),
-                    )
-                    result = run(job, side, arguments.timeout)
-                results.append({"run": stamp, "case": case, "side": side, "batch": job.batch, "packs": packs} | result)
-                told = {name: value for name, value in result.items() if name not in ("losses", "profile", "step_ms")}
-                print(f"{case} {side}: {json.dumps(told)}", file=sys.stderr, flush=True)
-                if arguments.json:
-                    write_json(arguments.json, results)
+    rounds = range(arguments.rounds)
+    turns = [(case, side) for case in cases for _ in rounds for side in sides]
+    waiting: list[Started] = []
+    for turn in [*turns, None]:
+        if turn is not None:
+            waiting.append(start(*turn, arguments))
+        if len(waiting) < 2 and turn is not None:
+            continue
+        started = waiting.pop(0)
+        result = finish(started, arguments.timeout)
+        job = started.job
+        known = {"run": stamp, "case": started.case, "side": started.side, "batch": job.batch, "packs": job.packs}
+        results.append(known | result)
+        told = {name: value for name, value in result.items() if name not in ("losses", "profile", "step_ms")}
+        print(f"{started.case} {started.side}: {json.dumps(told)}", file=sys.stderr, flush=True)
+        if arguments.json:
+            write_json(arguments.json, results)
     return results
+
+
+@dataclass(frozen=True)
+class Started:
+    """A side whose process waits at its gate."""
+
+    case: str
+    side: str
+    job: Job
+    process: subprocess.Popen[bytes]
+
+
+def start(case: Any, side: Any, arguments: argparse.Namespace) -> Started:
+    """Starts the process of one side of one case."""
+    (case_name, shape, length, packs), (side_name, system, settings, share) = case, side
+    folder = Path(tempfile.mkdtemp())
+    write_model(folder / "model", shape, arguments.device)
+    micro_batch = 2 * length if arguments.tiny else MICRO_BATCH
+    job = Job(
+        system=system,
+        shape=shape,
+        length=length,
+        packs=packs,
+        batch=min(packs, max(1, micro_batch // length) * share),
+        warmup=arguments.warmup,
+        steps=arguments.steps,
+        profile=arguments.profile,
+        device=arguments.device,
+        dtype="bfloat16" if arguments.device == "cuda" else "float32",
+        mean=length // 3 if arguments.tiny else MEAN_LENGTH,
+        settings=settings,
+        folder=str(folder),
+        gate=str(folder / "gate"),
+    )
+    (folder / "job.json").write_text(json.dumps(asdict(job)))
+    command = [sys.executable, str(ROOT / "benchmarks" / "sft_sides.py"), folder / "job.json", folder / "result.json"]
+    with (folder / "log").open("wb") as log:
+        environment = environment_of(job, side_name, folder)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+    return Started(case_name, side_name, job, process)
 
 
 def read_case(text: str) -> tuple[dict[str, Any], int, int]:
@@ -199,30 +232,27 @@ def write_model(folder: Path, shape: dict[str, Any], device: str) -> None:
     (folder / "config.json").write_text(json.dumps(shape | {"dtype": dtype}))
 
 
-def run(job: Job, side: str, timeout: float) -> dict[str, Any]:
-    """One side in a process of its own; its result, or ``error``."""
-    folder = Path(job.folder)
-    (folder / "job.json").write_text(json.dumps(asdict(job)))
-    command = [sys.executable, str(ROOT / "benchmarks" / "sft_sides.py"), folder / "job.json", folder / "result.json"]
-    with (folder / "log").open("wb") as log:
-        environment = environment_of(job, side, folder)
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        try:
-            process.wait(timeout)
-            error = f"ended with {process.returncode}"
-        except subprocess.TimeoutExpired:
-            error = f"not done in {timeout:.0f} s"
-        finally:  # workers too
-            if process.poll() is None or any_left(process.pid):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def finish(started: Started, timeout: float) -> dict[str, Any]:
+    """Opens a side's gate and waits for its end; its result, or ``error``."""
+    folder, process = Path(started.job.folder), started.process
+    Path(started.job.gate).touch()
+    try:
+        process.wait(timeout)
+        error = f"ended with {process.returncode}"
+    except subprocess.TimeoutExpired:
+        error = f"not done in {timeout:.0f} s"
+    finally:  # workers too
+        if process.poll() is None or any_left(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     written = folder / "result.json"
     result = json.loads(written.read_text()) if written.exists() else {"error": error}
     lines = (folder / "log").read_text(errors="replace").splitlines()
     if "error" in result and result["error"] != "out of memory":
         print("\n".join(lines[-25:]), file=sys.stderr)
-    told = ("recompute", "compil", "fp8", "halved", "memory", "kernel")
+    told = ("recompute", "compil", "fp8", "halved", "memory", "kernel", "checkpointing")
     result["notes"] = [line.strip()[:200] for line in lines if any(word in line.lower() for word in told)][:8]
+    shutil.rmtree(folder, ignore_errors=True)
     return result
 
 

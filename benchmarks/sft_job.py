@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-PROFILED_STEPS = 3
+PROFILER_WARMUP, PROFILED_STEPS = 3, 3  # compiled code is compiled anew when a profiler first runs
 LEARNING_RATE = 1e-5
 
 
@@ -21,7 +21,7 @@ class Job:
         mean: mean length of the sequences before they are split to fit.
         settings: further settings, by the names that the system has for them.
         folder: where the side may write; holds ``model/`` with configuration and tokenizer, without weights.
-        started: `time.time()` when the process was started.
+        gate: a file; the side imports and makes its packs, and uses the GPU once the file is there.
     """
 
     system: str
@@ -37,12 +37,12 @@ class Job:
     mean: int
     settings: dict[str, Any]
     folder: str
-    started: float
+    gate: str
 
     @property
     def total_steps(self) -> int:
         """Steps with warm-up and profile, and one more: a side is stopped, it does not end."""
-        return self.warmup + self.steps + PROFILED_STEPS + 1
+        return self.warmup + self.steps + PROFILER_WARMUP + PROFILED_STEPS + 1
 
     @property
     def accumulation(self) -> int:

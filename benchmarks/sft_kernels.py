@@ -18,7 +18,7 @@ GROUPS = (
     ("matrix products", r"gemm|nvjet|xmma|cutlass|cublas|wgmma|scaled_mm|_mm_|matmul|splitK|split_k"),
     (
         "element-wise",
-        r"triton|elementwise|vector|reduce|index|scatter|gather|embedding|norm|rope|silu|swiglu|functor",
+        r"^_forward$|^_backward$|triton|elementwise|vector|reduce|index|scatter|gather|embedding|norm|rope|silu|swiglu|functor",
     ),
 )
 ORDER = ("matrix products", "attention", "head", "element-wise", "optimizer", "copies", "other", "idle")
@@ -34,7 +34,7 @@ def start(device: torch.device) -> profile:
 
 
 def summarize(profiler: profile, steps: int, vocabulary: int, top: int = 24) -> dict[str, Any]:
-    """Milliseconds a step of each group and of the ``top`` kernels.
+    """Milliseconds a step of each group, of the ``top`` kernels, and of the host's calls of CUDA that took longest.
 
     Matrix products with the vocabulary among their sizes are the head's. Idle is the time between the first kernel's
     start and the last one's end in which none ran.
@@ -46,23 +46,35 @@ def summarize(profiler: profile, steps: int, vocabulary: int, top: int = 24) -> 
         for event in events
         if event.name() in MATRIX_OPERATORS and any(vocabulary in (shape or ()) for shape in event.shapes())
     }
+    callers = {
+        event.correlation_id(): f"{event.name()} {_shapes(event)}"
+        for event in events
+        if event.name().startswith("aten::")
+    }
     groups: Counter[str] = Counter()
     kernels: Counter[str] = Counter()
+    calls: Counter[str] = Counter()
     spans = []
     for event in events:
         if event.device_type().name != "CUDA" or _is_annotation(event):
+            if event.name().startswith("cu"):
+                calls[event.name()] += event.duration_ns()
             continue
         spans.append((event.start_ns(), event.start_ns() + event.duration_ns()))
         group = group_of(event.name())
         if group == "matrix products" and event.linked_correlation_id() in of_head:
             group = "head"
         groups[group] += event.duration_ns()
-        kernels[f"{group}: {_short(event.name())}"] += event.duration_ns()
+        # PyTorch's own element-wise kernels are told apart by who called them, and with what.
+        by_caller = "at::native" in event.name()
+        name = callers.get(event.linked_correlation_id(), "") if by_caller else ""
+        kernels[f"{group}: {name or _short(event.name())}"] += event.duration_ns()
     if spans:
         groups["idle"] = max(end for _, end in spans) - min(begin for begin, _ in spans) - _covered(spans)
     return {
         "steps": steps,
         "groups_ms": {name: round(groups[name] / 1e6 / steps, 2) for name in ORDER if groups[name]},
+        "calls_ms": {name: round(time / 1e6 / steps, 2) for name, time in calls.most_common(6)},
         "kernels_ms": {name: round(time / 1e6 / steps, 2) for name, time in kernels.most_common(top)},
     }
 
@@ -85,6 +97,10 @@ def _covered(spans: list[tuple[int, int]]) -> int:
         total += max(0, end - max(begin, reach))
         reach = max(reach, end)
     return total
+
+
+def _shapes(event: Any) -> str:
+    return " ".join("×".join(map(str, shape)) for shape in event.shapes() if shape)[:60]
 
 
 def _short(name: str) -> str:

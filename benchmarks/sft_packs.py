@@ -12,6 +12,7 @@ from open_r1.config import SFTConfig, parse
 from open_r1.data.bad_rows import BadRows
 from open_r1.data.pack import Pack
 from open_r1.data.tokens import TokenStore
+from open_r1.training.batches import StepBatch
 from open_r1.training.sft_source import SFTSource
 from open_r1.training.signals import StopSignal
 
@@ -26,7 +27,7 @@ def token_store(job: Job) -> TokenStore:
     """
     rng = np.random.default_rng(0)
     vocabulary = job.shape["vocab_size"]
-    count = max(400, int(1.3 * job.total_steps * job.packs * job.length / job.mean))
+    count = max(400, int(1.3 * job.steps * job.packs * job.length / job.mean))
     lengths = rng.lognormal(np.log(job.mean) - SPREAD**2 / 2, SPREAD, count)
     lengths = lengths.clip(job.mean // 20, max(job.length, 3 * job.mean)).astype(np.int64)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -47,15 +48,29 @@ def token_store(job: Job) -> TokenStore:
     )
 
 
+def repeating(job: Job) -> type[SFTSource]:
+    """Our source, which gives the packs of the first ``job.steps`` steps again and again.
+
+    So the timed steps train on packs that the warm-up has met. Libraries choose and load kernels at each new number of
+    tokens; a system of changing shapes spends most of its first hundred steps on that, and none later.
+    """
+
+    class Repeating(SFTSource):
+        def batch(self, step: int, stop: StopSignal) -> StepBatch:
+            return super().batch(step % job.steps, stop)
+
+    return Repeating
+
+
 class JobPacks:
-    """The packs of a job, step by step, in the order in which our own source gives them out."""
+    """The packs of a job, step by step, in the order in which our own source gives them out, again and again."""
 
     def __init__(self, job: Job) -> None:
         alone = SimpleNamespace(world_size=1, rank=0, is_main=True, sum=lambda values: values)
         arguments = job.arguments(per_device_train_batch_size=1, gradient_accumulation_steps=job.packs)
         config = parse(SFTConfig, arguments, prog="open-r1 sft").config
         self._job, self.store = job, token_store(job)
-        self._source = SFTSource(self.store, config, alone)
+        self._source = repeating(job)(self.store, config, alone)
 
     def step(self, number: int) -> list[Pack]:
         """The packs of one optimizer step, each by itself."""

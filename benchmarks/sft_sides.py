@@ -8,6 +8,7 @@ after each optimizer step takes the time on both; how a side reads, computes or 
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -21,8 +22,8 @@ from unittest import mock
 import sft_kernels
 import torch
 import transformers
-from sft_job import LEARNING_RATE, PROFILED_STEPS, Job
-from sft_packs import JobPacks, row_of
+from sft_job import LEARNING_RATE, PROFILED_STEPS, PROFILER_WARMUP, Job
+from sft_packs import JobPacks, repeating, row_of
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -39,6 +40,7 @@ class Clock:
 
     job: Job
     result: dict[str, Any]
+    opened: float = 0.0
     count: int = 0
     marks: list[Any] = field(default_factory=list)
     profiler: Any = None
@@ -46,26 +48,29 @@ class Clock:
     def __call__(self, *_: Any) -> None:
         last = self.job.warmup + self.job.steps
         self.count += 1
-        if self.count in (1, self.job.warmup, last, last + PROFILED_STEPS):
+        profiled = last + PROFILER_WARMUP
+        if self.count in (1, self.job.warmup, last, profiled, profiled + PROFILED_STEPS):
             self._synchronize()
         now = time.perf_counter()
         if self.count == 1:
-            self.result["first_step_s"] = time.time() - self.job.started
+            self.result["first_step_s"] = now - self.opened
         if self.job.warmup <= self.count <= last:
             self.marks.append(self._mark())
         if self.count == self.job.warmup:
             self.begin = now
         if self.count == last:
-            self.result["seconds"] = now - self.begin
-            self._synchronize()
             pairs = zip(self.marks, self.marks[1:], strict=False)
+            self.result["seconds"] = now - self.begin
             self.result["step_ms"] = [round(self._milliseconds(*pair), 1) for pair in pairs]
             if self._on_gpu:
                 self.result["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
             if not self.job.profile:
                 raise Finished
             self.profiler = sft_kernels.start(torch.device(self.job.device))
-        if self.count == last + PROFILED_STEPS:
+        if self.count == profiled:
+            self.profiler.stop()
+            self.profiler = sft_kernels.start(torch.device(self.job.device))
+        if self.count == profiled + PROFILED_STEPS:
             self.result["profile"] = sft_kernels.summarize(self.profiler, PROFILED_STEPS, self.job.shape["vocab_size"])
             raise Finished
 
@@ -90,16 +95,24 @@ class Clock:
 
 def run(job: Job) -> dict[str, Any]:
     """Trains; what it cost, or ``error``."""
-    device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
-    result: dict[str, Any] = {
-        "device": device,
-        "peak_tflops": next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-    }
-    register_optimizer_step_post_hook(Clock(job, result))
+    result: dict[str, Any] = {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}}
+    clock = Clock(job, result)
+    register_optimizer_step_post_hook(clock)
     packs = JobPacks(job)
     lengths = packs.timed_lengths()
     result |= {"tokens": sum(lengths), "fill": sum(lengths) / (job.steps * job.packs * job.length)}
+    importlib.import_module("open_r1.sft" if job.system == "ours" else "trl.trainer.sft_trainer")
+    parent = os.getppid()
+    while not Path(job.gate).exists():
+        if os.getppid() != parent:
+            sys.exit("the benchmark has ended")
+        time.sleep(0.02)
+    clock.opened = time.perf_counter()
+    device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
+    result |= {
+        "device": device,
+        "peak_tflops": next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None),
+    }
 
     def make_model(dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
         model = random_model(job, dtype, attention)
@@ -130,6 +143,7 @@ def train_ours(job: Job, packs: JobPacks, make_model: Any, result: dict[str, Any
     try:
         with (
             mock.patch.object(open_r1.sft, "prepare_tokens", lambda *_, **__: (packs.store, None)),
+            mock.patch.object(open_r1.sft, "SFTSource", repeating(job)),
             mock.patch.object(AutoModelForCausalLM, "from_pretrained", from_pretrained),
         ):
             open_r1.sft.main(job.arguments(**job.settings))

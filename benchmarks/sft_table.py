@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,8 +19,9 @@ def table(results: Sequence[Result]) -> str:
         if "seconds" not in result:
             lines.append(_line([result["case"], result["side"], result["error"], *[""] * (len(COLUMNS) - 3)]))
             continue
-        rate = result["tokens"] / result["seconds"]
-        teraflops = result["flops"] / result["seconds"] / 1e12
+        seconds = timed_seconds(result)
+        rate = result["tokens"] / seconds
+        teraflops = result["flops"] / seconds / 1e12
         peak = result["peak_tflops"]
         rival = _rival(result, results)
         losses = result["losses"]
@@ -30,7 +32,7 @@ def table(results: Sequence[Result]) -> str:
                     f"{result['side']} ({result['batch']} × {result['packs'] // result['batch']})",
                     f"{rate:,.0f}",
                     f"{rate / rival:.2f}" if rival else "",
-                    f"{1e3 * result['seconds'] / (len(result['step_ms']) or 1):,.0f}",
+                    f"{1e3 * seconds / len(result['step_ms']):,.0f}",
                     f"{teraflops:.3g}",
                     f"{teraflops / peak:.3f}" if peak else "",
                     f"{result['peak_gib']:.1f}" if "peak_gib" in result else "",
@@ -83,6 +85,7 @@ def profiles(results: Sequence[Result]) -> list[str]:
         lines += [_line(["group", "ms", "share"]), _line(["---", "---:", "---:"])]
         lines += [_line([name, f"{ms:.1f}", f"{ms / total:.1%}"]) for name, ms in profile["groups_ms"].items()]
         lines += ["", *(f"    {ms:8.2f}  {name}" for name, ms in profile["kernels_ms"].items())]
+        lines += [f"    host: {', '.join(f'{name} {ms} ms' for name, ms in profile['calls_ms'].items())}"]
     return lines
 
 
@@ -90,7 +93,7 @@ def _rival(result: Result, results: Sequence[Result]) -> float:
     """Tokens a second of the fastest trl-tuned, whatever its changes, in the same run; 0 if there is none."""
     return max(
         (
-            other["tokens"] / other["seconds"]
+            other["tokens"] / timed_seconds(other)
             for other in results
             if (other["run"], other["case"]) == (result["run"], result["case"])
             and other["side"].startswith("trl-tuned")
@@ -101,7 +104,12 @@ def _rival(result: Result, results: Sequence[Result]) -> float:
 
 
 def _seconds_a_token(result: Result) -> float:
-    return result["seconds"] / result["tokens"] if "seconds" in result else float("inf")
+    return timed_seconds(result) / result["tokens"] if "seconds" in result else float("inf")
+
+
+def timed_seconds(result: Result) -> float:
+    """What the timed steps take at the pace of their median; one that loads a kernel for a new shape is an outlier."""
+    return statistics.median(result["step_ms"]) * len(result["step_ms"]) / 1e3
 
 
 def _line(cells: Sequence[str]) -> str:

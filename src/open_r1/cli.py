@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from types import FrameType
 
 from open_r1 import __version__, config
-from open_r1.errors import StopRequested, UserError
+from open_r1.errors import StopRequested, Terminated, UserError
 
 USER_ERROR_STATUS = 2
 INTERRUPTED_STATUS = 130
@@ -61,25 +65,54 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
     """Runs ``command(argv)`` and turns what it raises into an exit status.
 
     Returns:
-        0; 2 for a :class:`UserError`, printed as one line; 130 for Ctrl-C; 128 + signal for :class:`StopRequested`; the
-        status of a ``SystemExit``. Anything else is a defect and keeps its traceback.
+        0; 2 for a :class:`UserError`, printed as one line; 130 for Ctrl-C; 143 for SIGTERM; 128 + signal for
+        :class:`StopRequested`; the status of a ``SystemExit``. Anything else is a defect and keeps its traceback.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        command(list(argv))
+        with sigterm_raises():
+            command(list(argv))
     except UserError as error:
         _say(f"error: {error}", style="bold red")
         return USER_ERROR_STATUS
     except StopRequested as stop:
         _say(str(stop), style="yellow")
         return 128 + stop.signal_number
+    except Terminated:
+        _say("stopped by SIGTERM", style="yellow")
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         _say("interrupted", style="yellow")
         return INTERRUPTED_STATUS
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     return 0
+
+
+@contextmanager
+def sigterm_raises() -> Iterator[None]:
+    """Inside, SIGTERM raises `Terminated` in the main thread: files are closed and processes ended on the way out.
+
+    Where somebody else has taken the signal already, or outside the main thread, nothing changes.
+    """
+    theirs = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    if theirs or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked child ends as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _dispatch(argv: list[str]) -> None:

@@ -23,3 +23,7 @@ class StopRequested(Exception):  # noqa: N818 - a request, not an error
     def __init__(self, message: str = "stopped", signal_number: int = signal.SIGTERM) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where there is nothing to save first; what is done for Ctrl-C is done for it too."""

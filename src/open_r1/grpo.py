@@ -25,6 +25,7 @@ from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import find_columns
 from open_r1.data.mixture import load_datasets
 from open_r1.data.prompts import PromptSet, read_prompts
+from open_r1.errors import UserError
 from open_r1.generation.engine import SamplingParams, TrainableEngine
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.parallel.runtime import Runtime
@@ -53,6 +54,11 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
+    if not runtime.whole_weights:
+        raise UserError(
+            "grpo draws completions from whole weights, and this launcher leaves each process a part of them: launch "
+            "with recipes/accelerate_configs/ddp.yaml or zero2.yaml"
+        )
     publisher = Publisher(config, runtime)
     completions = completions_per_step(config, runtime.world_size)
     specs = reward_specs(config)

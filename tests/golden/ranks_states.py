@@ -1,7 +1,10 @@
-"""Run by torchrun: one training run that changes its way of being parallel after every step.
+"""Run by torchrun: training runs that change their way of being parallel after every step.
 
-DDP, FSDP, ZeRO 2, ZeRO 3 and DDP again: each takes over weights and optimizer state from the one before, whole and by
-name. What is taken over must be equal bit for bit; after the last step rank 0 compares with plain PyTorch.
+torchrun --nproc_per_node 2 ranks_states.py CHECKPOINT full:ddp,fsdp,zero2,zero3,ddp lora:zero3,ddp …
+
+Each way takes over weights and optimizer state from the one before, whole and by name. What is taken over must be equal
+bit for bit; after the last step rank 0 compares with plain PyTorch. ``untied`` has a head of its own, ``compiled`` goes
+through compiled layers, by another graph on each rank, since their packs have different lengths.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import sys
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState
-from ranks_cases import ENVIRONMENTS, one_process_group, set_launcher
+from ranks_cases import one_process_group, set_launcher
 from torch import Tensor, nn
 
 from open_r1.config import SFTConfig
@@ -24,13 +27,18 @@ from open_r1.parallel.runtime import Runtime
 MAX_NORM = 0.5
 
 
-def build(checkpoint: str, lora: bool) -> tuple[PackModel, torch.optim.Optimizer]:
+def build(checkpoint: str, variant: str) -> tuple[PackModel, torch.optim.Optimizer]:
     torch.manual_seed(0)
     model = load_model(checkpoint, dtype="float32")
-    if lora:
+    if variant == "untied":
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach() * 0.5)
+    if variant == "lora":
         needed = {"model_name_or_path": checkpoint, "dataset_name": "none", "output_dir": "none"}
         model = add_adapters(model, SFTConfig(**needed, use_peft=True, lora_r=4))
     module = PackModel(model)
+    if variant == "compiled":
+        module.layers.compile(backend="aot_eager")
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": 0.1},
@@ -43,7 +51,7 @@ def packs(step: int, rank: int) -> list[Pack]:
     """Two micro-batches of a rank."""
     rng = np.random.default_rng((step, rank))
     made = []
-    for length in (24, 17):
+    for length in ((24, 17), (9, 40))[rank]:
         weight = np.ones(length, np.float32)
         weight[0] = 0
         made.append(make_pack([TrainingSequence(ids=rng.integers(0, 60, length), loss_weight=weight)]))
@@ -68,8 +76,8 @@ def train_step(runtime: Runtime, module: nn.Module, optimizer: torch.optim.Optim
     return float(runtime.sum(torch.tensor(total, dtype=torch.float64))), float(norm)
 
 
-def plain(checkpoint: str, lora: bool, steps: int) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:
-    module, optimizer = build(checkpoint, lora)
+def plain(checkpoint: str, variant: str, steps: int) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:
+    module, optimizer = build(checkpoint, "full" if variant == "compiled" else variant)
     seen = []
     for step in range(steps):
         optimizer.zero_grad()
@@ -90,14 +98,14 @@ def assert_equal_states(one: dict, other: dict) -> None:
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(other[name])), name
 
 
-def chain(checkpoint: str, lora: bool, kinds: list[str]) -> None:
+def chain(checkpoint: str, variant: str, kinds: list[str]) -> None:
     weights: dict[str, Tensor] = {}
     moments: dict = {}
     seen = []
     for step, kind in enumerate(kinds):
         set_launcher(kind)
         runtime = Runtime(cpu_threads=1)
-        module, optimizer = build(checkpoint, lora)
+        module, optimizer = build(checkpoint, variant)
         if step:  # other ranks than the first, and what was drawn or loaded before, must not matter
             with torch.no_grad():
                 for parameter in module.parameters():
@@ -120,13 +128,13 @@ def chain(checkpoint: str, lora: bool, kinds: list[str]) -> None:
         }
         adapters = runtime.model_state(module, trainable_only=True)
         if runtime.is_main:
-            assert all(("lora_" in name) == lora for name in adapters) and adapters.keys() <= weights.keys()
+            assert all(("lora_" in name) == (variant == "lora") for name in adapters) and adapters.keys() <= weights.keys()
         else:
             assert not weights and not moments["state"] and not adapters
         rank = runtime.rank
         AcceleratorState._reset_state(reset_partial_state=True)
     if rank == 0:
-        wanted, numbers = plain(checkpoint, lora, len(kinds))
+        wanted, numbers = plain(checkpoint, variant, len(kinds))
         assert wanted.keys() == weights.keys()
         for kind, one, other in zip(kinds, seen, numbers, strict=True):
             assert all(abs(a - b) < 1e-5 for a, b in zip(one, other, strict=True)), (kind, one, other)
@@ -135,9 +143,9 @@ def chain(checkpoint: str, lora: bool, kinds: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    checkpoint, *kinds = sys.argv[1:]
-    assert set(kinds) <= ENVIRONMENTS.keys()
+    checkpoint, *chains = sys.argv[1:]
     with one_process_group():
-        for lora in (False, True):
-            chain(checkpoint, lora, kinds)
-            print("equal:", " -> ".join(kinds), "LoRA" if lora else "full", flush=True)
+        for words in chains:
+            variant, _, kinds = words.partition(":")
+            chain(checkpoint, variant, kinds.split(","))
+            print("equal:", words, flush=True)

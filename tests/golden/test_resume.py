@@ -189,3 +189,30 @@ def test_a_run_that_would_not_continue_is_refused(
     checkpoint = unstopped["sft"].folder / f"checkpoint-{STEPS - 2}"
     with pytest.raises(UserError, match=rf"made with other settings \({named}\).*add --allow_config_change"):
         train("sft", tmp_path / "other", **runs["sft"] | other, resume_from_checkpoint=checkpoint)
+
+
+def test_a_run_goes_on_with_changed_settings_when_that_is_allowed(
+    sft_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The differences are listed either way. The steps before are those of the old settings, those after of the new."""
+    settings = sft_settings | {
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "lr_scheduler_type": "constant",
+    }
+    first = train("sft", tmp_path / "run", **settings)
+    (first.folder / "train_results.json").unlink()
+    other = settings | {"learning_rate": 5e-3, "weight_decay": 0.1, "resume_from_checkpoint": "true"}
+    capsys.readouterr()
+    with pytest.raises(
+        UserError, match=r"\(learning_rate, weight_decay\): set them back, or add --allow_config_change"
+    ):
+        train("sft", tmp_path / "run", **other)
+    said = capsys.readouterr().err
+    assert "  learning_rate: 0.01 -> 0.005\n" in said and "  weight_decay: 0.0 -> 0.1\n" in said
+    went_on = train("sft", tmp_path / "run", **other, allow_config_change="true")
+    said = capsys.readouterr().err
+    assert "continuing with changed settings: learning_rate: 0.01 -> 0.005; weight_decay: 0.0 -> 0.1" in said
+    assert went_on.losses[:3] == first.losses[:3]
+    assert [line["learning_rate"] for line in went_on.metrics] == [1e-2, 1e-2, 5e-3, 5e-3]

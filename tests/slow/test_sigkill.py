@@ -1,4 +1,4 @@
-"""A run that is killed twenty times, without warning, ends bit for bit where the one that nobody touched ends."""
+"""A run that is killed again and again, without warning, ends bit for bit where the one that nobody touched ends."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from fork_server import Forked, ForkServer
 from training_runs import Run, assert_same_weights
 
-KILLS = 20
-STEPS = 150
+KILLS = {"sft": 20, "grpo": 5}
+STEPS = {"sft": 150, "grpo": 50}
 STEPS_BETWEEN = 7
 """At most so many steps from a start to its kill, so that the run is not over before its last kill."""
 
@@ -28,15 +28,12 @@ def server() -> Iterator[ForkServer]:
 
 
 @pytest.fixture
-def settings(sft_settings: dict[str, Any]) -> dict[str, Any]:
-    return sft_settings | {
-        "max_steps": STEPS,
-        "gradient_accumulation_steps": 2,
-        "warmup_ratio": 0.1,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "save_total_limit": 2,
-        "resume_from_checkpoint": "true",
+def settings(sft_settings: dict[str, Any], grpo_settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """GRPO takes two steps on each set of rollouts, so that every other checkpoint holds rollouts."""
+    common = {"warmup_ratio": 0.1, "save_strategy": "steps", "save_total_limit": 2, "resume_from_checkpoint": "true"}
+    return {
+        "sft": sft_settings | common | {"save_steps": 2, "gradient_accumulation_steps": 2},
+        "grpo": grpo_settings | common | {"save_steps": 1, "num_iterations": 2, "beta": 0.05, "learning_rate": 3e-3},
     }
 
 
@@ -66,7 +63,8 @@ def kill_at_a_random_moment(process: Forked, folder: Path, chance: random.Random
     """Anywhere while it starts, trains or saves; saving is sought, as it is short. Says where the kill landed."""
     aim = chance.choice(["anywhere", "training", "saving", "saving"])
     if aim == "anywhere":
-        time.sleep(chance.uniform(0, 2))
+        end = time.monotonic() + chance.uniform(0, 2)
+        wait_until(process, lambda: time.monotonic() > end or steps_logged(folder) >= first_step + STEPS_BETWEEN)
     else:
         step = first_step + chance.randint(1, STEPS_BETWEEN)
         wait_until(process, lambda: steps_logged(folder) >= step)
@@ -82,26 +80,30 @@ def kill_at_a_random_moment(process: Forked, folder: Path, chance: random.Random
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_killed_twenty_times(server: ForkServer, settings: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_killed_again_and_again(
+    command: str, server: ForkServer, settings: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
     seed = int(os.environ.get("OPEN_R1_TEST_SEED") or time.time_ns() % 1_000_000)
     print(f"again with OPEN_R1_TEST_SEED={seed}")
     chance = random.Random(seed)
+    kills, chosen = KILLS[command], settings[command] | {"max_steps": STEPS[command]}
     undisturbed, killed = Run(tmp_path / "undisturbed"), Run(tmp_path / "killed")
-    finish(server.start("sft", undisturbed.folder, **settings))
-    assert undisturbed.results["train_steps"] == STEPS
+    finish(server.start(command, undisturbed.folder, **chosen))
+    assert undisturbed.results["train_steps"] == STEPS[command]
 
     landed = Counter()
-    for _ in range(KILLS):
+    for _ in range(kills):
         first_step = max(killed.checkpoints, default=0)
-        process = server.start("sft", killed.folder, **settings)
+        process = server.start(command, killed.folder, **chosen)
         landed[kill_at_a_random_moment(process, killed.folder, chance, first_step)] += 1
         assert not (killed.folder / "model.safetensors").exists()
     print(f"kills landed: {dict(landed)}; checkpoints after the last: {killed.checkpoints}")
-    assert landed["saving"] >= 4
-    assert landed["saving"] + landed["training"] >= 10
-    finish(server.start("sft", killed.folder, **settings))
+    assert landed["saving"] >= kills // 5
+    assert landed["saving"] + landed["training"] >= kills // 2
+    finish(server.start(command, killed.folder, **chosen))
 
     assert_same_weights(killed.weights, undisturbed.weights)
     assert killed.losses == undisturbed.losses
-    assert killed.results["train_steps"] < STEPS
+    assert killed.results["train_steps"] < STEPS[command]
     assert not list(killed.folder.glob(".*"))

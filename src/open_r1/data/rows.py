@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,9 +36,11 @@ class Rows(Protocol):
 
     Attributes:
         column_names: the columns.
+        count: how many rows there are; None where that is known only when all are read.
     """
 
     column_names: list[str]
+    count: int | None
 
     def content_hash(self, columns: Sequence[str]) -> str:
         """Equal for equal content of ``columns`` in the same files, another for any other content."""
@@ -54,9 +58,10 @@ class DatasetRows:
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self.column_names: list[str] = dataset.column_names
+        self.count = len(dataset)
 
     def __len__(self) -> int:
-        return len(self._dataset)
+        return self.count
 
     def __str__(self) -> str:
         return f"{len(self):,} rows"
@@ -97,18 +102,15 @@ class ParquetRows:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self._files = list(files)
-        opened = [_open(path) for path in self._files]
-        self.column_names: list[str] = opened[0].schema_arrow.names
-        self._counts = [file.metadata.num_rows for file in opened]
-        for path, file in zip(self._files, opened, strict=True):
-            file.close()
-            if sorted(file.schema_arrow.names) != sorted(self.column_names):
-                raise UserError(
-                    f"{path} has the columns {file.schema_arrow.names}, {self._files[0]} {self.column_names}"
-                )
+        self.column_names = parquet_columns(self._files[0])
+        for path in self._files[1:]:
+            if sorted(names := parquet_columns(path)) != sorted(self.column_names):
+                raise UserError(f"{path} has the columns {names}, {self._files[0]} {self.column_names}")
+        self._counts = [parquet_count(path) for path in self._files]
+        self.count = sum(self._counts)
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return self.count
 
     def __str__(self) -> str:
         return f"{len(self):,} rows"
@@ -133,34 +135,50 @@ class ParquetRows:
 def parquet_pieces(path: Path, columns: Sequence[str], start: int = 0) -> Iterator[pa.Table]:
     """The rows of one file from ``start`` on, a few at a time however large its groups of rows are."""
     with _open(path) as file:
-        groups = [file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)]
-        first = int(np.searchsorted(np.cumsum(groups), start, side="right"))
-        skip = start - sum(groups[:first])
-        for batch in file.iter_batches(PIECE_ROWS, row_groups=range(first, len(groups)), columns=list(columns)):
+        groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
+        counts = [group.num_rows for group in groups]
+        first = int(np.searchsorted(np.cumsum(counts), start, side="right"))
+        skip = start - sum(counts[:first])
+        row_bytes = max((group.total_byte_size // max(group.num_rows, 1) for group in groups), default=0)
+        size = max(1, min(PIECE_ROWS, PIECE_BYTES // max(row_bytes, 1)))  # fewer of longer rows
+        for batch in _batches(path, file, size, range(first, len(groups)), columns):
             if skip < len(batch):
                 yield from _small(pa.Table.from_batches([batch.slice(skip)]).select(list(columns)))
             skip = max(0, skip - len(batch))
 
 
 def parquet_sample(files: Sequence[Path], columns: Sequence[str], size: int, seed: int) -> list[dict[str, Any]]:
-    """Seeded rows, from the beginnings of a few seeded groups of rows."""
+    """Seeded rows, from the beginnings of a few seeded groups of rows; of more groups where these are small."""
     rng = np.random.default_rng(seed)
-    opened = {path: _open(path) for path in files}
-    groups = [(path, index) for path, file in opened.items() for index in range(file.num_row_groups)]
-    chosen = np.sort(rng.choice(len(groups), min(SAMPLED_GROUPS, len(groups)), replace=False))
+    groups = [(path, group) for path in files for group in range(_group_count(path))]
     rows: list[dict[str, Any]] = []
-    for left, number in zip(range(len(chosen), 0, -1), chosen, strict=True):
-        path, index = groups[number]
-        share = -(-(size - len(rows)) // left)
-        batches = opened[path].iter_batches(2 * share, row_groups=[index], columns=list(columns))
-        batch = next(batches, None)
-        if batch is not None and share:
-            taken = np.sort(rng.choice(len(batch), min(share, len(batch)), replace=False))
-            rows += batch.take(pa.array(taken)).to_pylist()
-        del batches
-    for file in opened.values():
-        file.close()
+    for number, chosen in enumerate(rng.permutation(len(groups))):
+        if len(rows) == size:
+            break
+        path, group = groups[chosen]
+        share = -(-(size - len(rows)) // max(1, min(SAMPLED_GROUPS, len(groups)) - number))
+        with _open(path) as file, closing(_batches(path, file, 2 * share, [group], columns)) as batches:
+            for batch in islice(batches, 1):
+                taken = np.sort(rng.choice(len(batch), min(share, len(batch)), replace=False))
+                rows += batch.take(pa.array(taken)).to_pylist()
     return rows
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """The columns of a file."""
+    with _open(path) as file:
+        return file.schema_arrow.names
+
+
+def _group_count(path: Path) -> int:
+    with _open(path) as file:
+        return file.num_row_groups
+
+
+def parquet_count(path: Path) -> int:
+    """The rows of a file."""
+    with _open(path) as file:
+        return file.metadata.num_rows
 
 
 def file_hash(path: Path) -> str:
@@ -175,7 +193,8 @@ def file_hash(path: Path) -> str:
 def reads_as_it_is(path: Path) -> bool:
     """Whether a Parquet file's own types say all that its rows hold."""
     with _open(path) as file:
-        return not _needs_decoding((file.schema_arrow.metadata or {}).get(b"huggingface", b"").decode())
+        features = (file.schema_arrow.metadata or {}).get(b"huggingface", b"").decode()
+        return not _needs_decoding(features) and "extension<" not in str(file.schema_arrow)
 
 
 def _needs_decoding(features: str) -> bool:
@@ -184,10 +203,26 @@ def _needs_decoding(features: str) -> bool:
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    try:
+    with _one_line(path):
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+
+
+def _batches(
+    path: Path, file: pq.ParquetFile, size: int, groups: Sequence[int], columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Some groups of rows, ``size`` rows at a time."""
+    with _one_line(path):
+        yield from file.iter_batches(size, row_groups=groups, columns=list(columns))
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """What reading a file raises, as a UserError."""
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path}: {str(error).splitlines()[0][:300]}") from error
+        gist = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: {gist[:300]}") from error
 
 
 def _small(table: pa.Table) -> Iterator[pa.Table]:

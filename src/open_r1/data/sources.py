@@ -64,12 +64,12 @@ def load_splits(name: str, config: str | None = None) -> dict[str, Dataset]:
 
 def _load(name: str, config: str | None, split: str | None) -> Dataset | DatasetDict:
     path = Path(name).expanduser()
-    with _one_line_errors(name):
+    with one_line_errors(name):
         if path.is_file():
-            with _no_progress_bars():
+            with no_progress_bars():
                 return _from_file(path, split)
         if path.is_dir():
-            with _no_progress_bars():
+            with no_progress_bars():
                 return _from_folder(path, config, split)
         if path.is_absolute() or name.startswith((".", "~")) or _reader(path):
             raise UserError(f"{name}: no such file or folder")
@@ -87,19 +87,30 @@ def _from_file(path: Path, split: str | None) -> Dataset:
 
 
 def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset | DatasetDict:
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
+    if _is_saved(path):
         try:
             saved = load_from_disk(str(path))
         except IndexError as error:  # what the library makes of a set that was saved without rows
             raise UserError(f"{path} has no rows") from error
         return _of_saved(saved, split)
-    files = [file for file in path.rglob("*") if not any(part[0] == "." for part in file.relative_to(path).parts)]
-    readers = {reader for file in files if (reader := _reader(file)) and file.is_file()}
+    readers = data_readers(path)
     if not readers:
         raise UserError(f"{path}: the folder has no {', '.join('.' + suffix for suffix in READERS)} files")
     if len(readers) > 1 and not (path / "README.md").exists():  # a data set's README may say which files it means
         raise UserError(f"{path}: the folder mixes {' and '.join(sorted(readers))} files, keep one kind")
     return load_dataset(str(path), config, split=split)
+
+
+def data_readers(folder: Path) -> set[str]:
+    """Readers of the data files in a folder and below, hidden ones aside; none where ``save_to_disk`` has made it."""
+    if _is_saved(folder):
+        return set()
+    files = [file for file in folder.rglob("*") if not any(part[0] == "." for part in file.relative_to(folder).parts)]
+    return {reader for file in files if (reader := _reader(file)) and file.is_file()}
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").exists() or (folder / "state.json").exists()
 
 
 def _of_saved(saved: Dataset | DatasetDict, split: str | None) -> Dataset | DatasetDict:
@@ -124,7 +135,7 @@ def _reader(path: Path) -> str | None:
 
 
 @contextmanager
-def _one_line_errors(name: str) -> Iterator[None]:
+def one_line_errors(name: str) -> Iterator[None]:
     """What the datasets library raises, as a UserError."""
     try:
         yield
@@ -154,7 +165,7 @@ def _gist(error: Exception) -> str:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
     """Reading a local file takes a moment; the library's bars are for downloads."""
     disabled = are_progress_bars_disabled()
     disable_progress_bars()

@@ -9,8 +9,10 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -90,6 +92,14 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+def _send_error(connection: Connection, error: Exception) -> None:
+    try:
+        ForkingPickler.loads(ForkingPickler.dumps(error))
+    except Exception:  # it cannot be sent, or not be received: its text can
+        error = RuntimeError("\n".join([f"{type(error).__name__}: {error}", *error.__notes__]))
+    connection.send(error)
+
+
 def main() -> None:
     """Works for the process at the other end of the connection whose descriptor is the first argument."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle, which then ends its workers
@@ -100,7 +110,8 @@ def main() -> None:
     except EOFError:
         os._exit(1)
     except Exception as error:
-        connection.send(error)
+        error.add_note(f"in a process that tokenizes:\n{traceback.format_exc()}")
+        _send_error(connection, error)
 
 
 if __name__ == "__main__":

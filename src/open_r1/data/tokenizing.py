@@ -42,7 +42,7 @@ def tokenize_rows(rows: Rows, work: Work, writer: TokenWriter, *, num_proc: int 
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = num_proc or (min(cores, FAST_WORKERS) if isinstance(work.encoder, FastEncoder) else cores)
-    total = len(rows) if hasattr(rows, "__len__") else None
+    total = rows.count
     pieces = rows.pieces(work.columns.conversation, writer.rows)
     several = workers > 1 and (total is None or total - writer.rows >= ROWS_WORTH_PROCESSES)
     with ExitStack() as stack:

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_r1.model.joint_projection import join_projections
+from open_r1.model.swiglu import has_swiglu, swiglu_block
 
 FEED_FORWARD = ("mlp", "feed_forward", "ffn", "block_sparse_moe")
 LEVELS = ("none", "selective", "full")
@@ -50,7 +51,7 @@ class Layers:
         for number, layer in enumerate(self._layers):
             for name in FEED_FORWARD:
                 if isinstance(block := getattr(layer, name, None), nn.Module):
-                    block.__class__ = _recomputing(type(block))
+                    block.__class__ = _recomputing(type(block), has_swiglu(block))
                     block.checkpoint = self._checkpoint_if_selective
             layer.forward = partial(self._run, number, layer.forward)
 
@@ -64,6 +65,8 @@ class Layers:
         if join:
             join_projections(self._model)
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_COMPILATIONS)
+        # It would cut every layer at the borders of DDP's buckets; gradients travel between layers anyway.
+        torch._dynamo.config.optimize_ddp = False
         for number, layer in enumerate(self._layers):
             plain = layer.forward.args[1]
             self._compiled_forwards[number] = torch.compile(plain, dynamic=False, backend=backend)
@@ -103,13 +106,14 @@ class Layers:
 
 
 @cache
-def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
-    """A subclass whose forward runs inside ``self.checkpoint``.
+def _recomputing(kind: type[nn.Module], fused: bool) -> type[nn.Module]:
+    """A subclass whose forward runs inside ``self.checkpoint``, and with one kernel for its gate where it is compiled.
 
     A class, since the compiler would compile each layer anew for a function that hangs on its block alone.
     """
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self.checkpoint(partial(kind.forward, self, **kwargs), *args)
+        plain = swiglu_block if fused and torch.compiler.is_compiling() else kind.forward
+        return self.checkpoint(partial(plain, self, **kwargs), *args)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

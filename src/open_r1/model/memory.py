@@ -51,7 +51,7 @@ class MemoryEstimate:
 
     Attributes:
         weights: parameters in the dtypes they are held in, and copies that autocast keeps of them.
-        gradients: of what trains.
+        gradients: of what trains, and DDP's copies of them.
         optimizer: its state on the device.
         activations: what the layers keep from forward to backward.
         layer: what the backward pass of one layer needs beside it.
@@ -134,6 +134,7 @@ class Workload:
         adapters: parameters of LoRA adapters; None trains all weights.
         bits: of the linear weights under adapters: 4, 8, or None as ``weight_dtype``.
         accumulates: whether a step has several micro-batches, so that gradients and activations are there together.
+        buckets: whether gradients are exchanged through a second copy of them (DDP).
         chunk: targets whose logits are held at a time; None as the head chooses.
         weight_shards, gradient_shards, optimizer_shards: over how many processes each is spread.
     """
@@ -146,6 +147,7 @@ class Workload:
     bits: int | None = None
     accumulates: bool = False
     compiled: bool = True
+    buckets: bool = False
     chunk: int | None = None
     weight_shards: int = 1
     gradient_shards: int = 1
@@ -189,6 +191,7 @@ def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> Memory
     r, w = work.widths
     trained = shape.parameters if work.adapters is None else work.adapters
     gradients = trained * (r if work.adapters is None else 4) / work.gradient_shards
+    buckets = gradients if work.buckets else 0.0
     weights = _weight_bytes(shape, work) / work.weight_shards
     optimizer = _optimizer_bytes(shape, work) / work.optimizer_shards
 
@@ -204,8 +207,8 @@ def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> Memory
     if work.adapters is None:  # the gradient of the head's weight, and what is cast on the way
         head += shape.vocabulary * shape.hidden * (r if r == w else r + 2 * w)
     held = gradients + activations if work.accumulates else max(gradients, activations)
-    total = weights + optimizer + held + max(layer, head)
-    return MemoryEstimate(weights, gradients, optimizer, activations, layer, head, total)
+    total = weights + optimizer + held + buckets + max(layer, head)
+    return MemoryEstimate(weights, gradients + buckets, optimizer, activations, layer, head, total)
 
 
 def choose_recompute(shape: ModelShape, work: Workload, memory: float) -> str:

@@ -28,6 +28,7 @@ class PackModel(nn.Module):
 
     Attributes:
         layers: how the decoder layers are run: compiled, recomputed.
+        separable: whether a pack is computed in one pass; else in several, as many as its lengths ask for.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -35,7 +36,7 @@ class PackModel(nn.Module):
         self.model = model
         self.layers = Layers(self.causal_lm)
         self._transform = LogitTransform.of(self.causal_lm.config)
-        self._separable = keeps_sequences_apart(self.causal_lm)
+        self.separable = keeps_sequences_apart(self.causal_lm)
         call_by_targets(self.causal_lm.get_output_embeddings())
 
     @property
@@ -51,7 +52,7 @@ class PackModel(nn.Module):
         With ``nll`` instead the float32 scalar Σ loss_weight · −logprob over the targets, at a lower cost: its
         gradient is made on the way.
         """
-        hidden_TD = self._hidden(pack) if self._separable else self._hidden_by_rows(pack)
+        hidden_TD = self._hidden(pack) if self.separable else self._hidden_by_rows(pack)
         # Target t is predicted from the hidden state at t - 1.
         hidden_KD = hidden_TD.index_select(0, pack.target_index - 1)
         options = {"loss_weight": pack.loss_weight} if nll else {"entropy": entropy}

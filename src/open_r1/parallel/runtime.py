@@ -35,16 +35,12 @@ class Runtime:
 
     Args:
         mixed_precision: "no", "bf16" or "fp16": the autocast of forward passes.
-        trackers: names of Accelerate's trackers (wandb, tensorboard, trackio).
-        project_dir: where trackers that write files write them.
         cpu_threads: intra-op threads on the CPU; None leaves torch's choice.
     """
 
     def __init__(
         self,
         mixed_precision: str = "no",
-        trackers: Iterable[str] = (),
-        project_dir: str | None = None,
         cpu_threads: int | None = None,
     ) -> None:
         if cpu_threads:
@@ -56,12 +52,12 @@ class Runtime:
         self._accelerator = Accelerator(
             mixed_precision=mixed_precision,
             cpu=on_cpu,
-            log_with=list(trackers) or None,
-            project_dir=project_dir,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT),
                 # Every parameter gets a gradient from every pack, so nothing has to be searched for.
-                DistributedDataParallelKwargs(find_unused_parameters=False, broadcast_buffers=False),
+                DistributedDataParallelKwargs(
+                    find_unused_parameters=False, broadcast_buffers=False, gradient_as_bucket_view=True
+                ),
             ],
         )
         self._way = _way(plan, self._accelerator)
@@ -70,8 +66,11 @@ class Runtime:
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes."""
-        return self._accelerator.device
+        """Where this rank computes; a GPU by its number."""
+        device = self._accelerator.device
+        if device.type == "cuda" and device.index is None:
+            return torch.device("cuda", torch.cuda.current_device())
+        return device
 
     @property
     def rank(self) -> int:
@@ -219,16 +218,8 @@ class Runtime:
         with self._accelerator.main_process_first():
             yield
 
-    def start_trackers(self, project: str, settings: dict[str, Any], options: dict[str, dict[str, Any]]) -> None:
-        """Starts the trackers that were named at construction."""
-        self._accelerator.init_trackers(project, config=settings, init_kwargs=options)
-
-    def track(self, metrics: dict[str, float], step: int) -> None:
-        """Sends metrics to the trackers, if there are any."""
-        self._accelerator.log(metrics, step=step)
-
     def close(self) -> None:
-        """Ends trackers and the process group; a further run in this process may choose its own precision."""
+        """Ends the process group; a further run in this process may choose its own precision."""
         self._accelerator.end_training()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -34,6 +35,8 @@ class Whole:
 
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         """Moves and wraps the module and its optimizer."""
+        # Its successor is not in every release of torch that this runs on.
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return self.accelerator.prepare(module, optimizer)
 
     def unwrap(self, module: nn.Module) -> nn.Module:

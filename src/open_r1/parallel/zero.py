@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from open_r1.errors import UserError
 from open_r1.parallel.launcher import LaunchPlan
 from open_r1.parallel.whole import Whole, refuse_foreign_optimizer
+from open_r1.parallel.zero_order import reduce_in_order
 
 
 class ZeRO(Whole):
@@ -34,6 +35,7 @@ class ZeRO(Whole):
         self.whole_weights = plan.zero["stage"] < 3
         self._engine: Any = None
         self._groups: list[dict[str, Any]] = []
+        self._linked = False
 
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
         deepspeed = _deepspeed(self.device)
@@ -46,6 +48,8 @@ class ZeRO(Whole):
             model=module.to(self.device), optimizer=optimizer, config=self._settings()
         )
         self._engine = engine
+        if self.whole_weights:
+            reduce_in_order(wrapped, [parameter for parameter in module.parameters() if parameter.requires_grad])
         return engine, wrapped
 
     def _settings(self) -> dict[str, Any]:
@@ -88,6 +92,16 @@ class ZeRO(Whole):
 
     def step(self, optimizer: Optimizer) -> None:
         self._engine.step()
+        if self.whole_weights and not self._linked:
+            self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Lets parameters find their moments. DeepSpeed does so when one group has stepped, and the others have none."""
+        shared = self._engine.optimizer
+        if all(shared.optimizer.state.get(flat) for flat in shared.single_partition_of_fp32_groups):
+            shared._hp_optimizer_states_linked = False
+            shared._lazy_init_hp_params_optimizer_state()
+            self._linked = True
 
     def zero_grad(self, optimizer: Optimizer) -> None:
         """Drops what was reduced into the parts too, as DeepSpeed does after an overflow."""
@@ -159,8 +173,7 @@ class ZeRO(Whole):
                 for flat in flats:
                     base.state[flat] = {key: _flat(value, parameter, flat, base) for key, value in values.items()}
                 if self.whole_weights:
-                    shared._hp_optimizer_states_linked = False
-                    shared._lazy_init_hp_params_optimizer_state()
+                    self._link_moments()
             for key, value in values.items():
                 if _of_elements(value, parameter):
                     safe_set_full_optimizer_state(parameter, value.to(self.device, torch.float32), key)

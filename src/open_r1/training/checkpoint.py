@@ -98,7 +98,7 @@ class Checkpoints:
                 saved = True
             except Exception as error:
                 shutil.rmtree(temporary, ignore_errors=True)
-                if not _is_of_the_disk(error):
+                if not is_of_the_disk(error):
                     raise
                 console.print(f"[red]checkpoint {state.step} was not saved[/]: {error}; the last whole one stays")
             if saved:
@@ -151,7 +151,8 @@ class Checkpoints:
         None to start anew. Torn ones are named and passed over. Collective.
 
         Raises:
-            UserError: for a path that is not a whole checkpoint.
+            UserError: for a path that is not a whole checkpoint, or where all that there are are torn: to begin again
+                would give up the steps that they stand for, which is the person's to decide.
         """
         return self._from_main(lambda: self._find(wanted))
 
@@ -159,12 +160,19 @@ class Checkpoints:
         if wanted is None or wanted is False:
             return None
         if wanted is True:
-            for _, path in reversed(self._listed()):
+            torn = self._listed()
+            for _, path in reversed(torn):
                 reason = flaw(path, contents=True)
                 if not reason:
                     return path
                 console.print(f"[yellow]{path} is passed over[/]: {reason}")
-            console.print(f"no whole checkpoint in {self.folder}: the run starts at step 0", markup=False)
+            if torn:
+                raise UserError(
+                    f"resume_from_checkpoint true: no checkpoint in {self.folder} is whole (of {len(torn)}); start "
+                    "anew with --overwrite_output_dir instead, or from the weights of one: --model_name_or_path "
+                    f"{torn[-1][1]} and another --output_dir"
+                )
+            console.print(f"no checkpoint in {self.folder}: the run starts at step 0", markup=False)
             return None
         path = Path(wanted)
         if not path.is_dir():
@@ -238,7 +246,7 @@ def flaw(path: Path, *, contents: bool) -> str | None:
     return None
 
 
-def _is_of_the_disk(error: Exception) -> bool:
+def is_of_the_disk(error: Exception) -> bool:
     """Whether writing failed: libraries in Rust raise what the system said under classes of their own."""
     return isinstance(error, OSError) or "os error" in str(error)
 

@@ -15,6 +15,9 @@ from open_r1.training.reading import StepNumbers, StepReading
 
 FILES = 5
 """Poisoned batches that a run saves."""
+OVERFLOWS = 40
+"""Gradients that overflow in a row, each of which halves the loss scale: from 2^16 to nothing. Then it is no scale's
+fault."""
 console = Console(stderr=True, soft_wrap=True)
 
 
@@ -31,6 +34,7 @@ class NonFiniteGuard:
         self.limit, self.folder, self.scaled = limit, folder, scaled
         self.skipped = 0
         self.in_a_row = 0
+        self._overflows = 0
         self._runtime = runtime
         self._saved = 0
 
@@ -38,11 +42,17 @@ class NonFiniteGuard:
         """Looks at a step that is over; says what a poisoned one was made of, and saves it.
 
         Raises:
-            UserError: at the ``limit``-th poisoned step in a row.
+            UserError: at the ``limit``-th poisoned step in a row, or the `OVERFLOWS`-th gradient that no scale helps.
         """
         loss, norm, step = numbers.totals["loss"], numbers.grad_norm, reading.step + 1
         if math.isfinite(loss) and (self.scaled or math.isfinite(norm)):
             self.in_a_row = 0
+            self._overflows = 0 if math.isfinite(norm) else self._overflows + 1
+            if self._overflows >= OVERFLOWS:
+                raise UserError(
+                    f"step {step}: the gradient overflowed {OVERFLOWS} times in a row, however small the loss scale; "
+                    "train in bf16 instead of fp16, or lower --learning_rate"
+                )
             return
         self.skipped += 1
         self.in_a_row += 1

@@ -97,7 +97,8 @@ class Trainer:
             self.source,
             self.total_steps,
         )
-        log = MetricLog(Path(self.config.output_dir), self.runtime, first_step)
+        with self.meter.apart():
+            log = MetricLog(self.config, self.runtime, first_step)
         progress = TrainingProgress(self.total_steps, self.description, enabled=self.runtime.is_main, start=first_step)
         batches = Batches(self.source, self.total_steps, self.runtime.device)
         with StopSignal() as stop, progress, batches:

@@ -57,17 +57,17 @@ class LowMemoryAdamW(Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """One update of every parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._step(parameter, group)
+        work = [(p, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for parameter, group in work:  # all of it before a weight changes: here memory may run out
+            if not self.state.get(parameter):
+                self.state[parameter] = self._fresh_state(parameter, group["moment_bits"])
+        for parameter, group in work:
+            self._step(parameter, group)
         if self._offload and torch.cuda.is_available():
             torch.cuda.synchronize()  # the state may be read from here on
 
     def _step(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         state = self.state[parameter]
-        if not state:
-            state.update(self._fresh_state(parameter, group["moment_bits"]))
         state["step"] += 1
         step, device = state["step"].item(), parameter.device
         beta1, beta2 = group["betas"]

@@ -94,9 +94,9 @@ class MicroBatches:
 def sharded_advice(step: int) -> UserError:
     """What to do where a rank that fails alone cannot be waited for."""
     return UserError(
-        f"out of memory in step {step + 1}: the model is sharded, so the step cannot be repeated with smaller "
-        "micro-batches; lower --per_device_train_batch_size or --max_length, set --gradient_checkpointing full, "
-        "and continue with --resume_from_checkpoint true"
+        f"out of memory in step {step + 1}: the other processes wait for this one's part of what is exchanged, so the "
+        "step cannot be repeated with smaller micro-batches; lower --per_device_train_batch_size or --max_length, set "
+        "--gradient_checkpointing full, and continue with --resume_from_checkpoint true"
     )
 
 

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 
@@ -42,7 +43,8 @@ WAIT_WHEN_STOPPED_S = 60.0
 SLOWEST = 4e6
 """Bytes a second below which an upload is given up."""
 
-_NOT_PUBLISHED = (".jsonl", ".log")
+_KEPT_HERE = (MANIFEST, "settings.json", "*.jsonl", "*.log", "*.pt")
+"""Beside a model's files, and no one else's business: places on this machine, logs, rows that did not train well."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class Publisher:
         self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
         if self.active:
             self._thread.start()
+
+    @property
+    def repository(self) -> str | None:
+        """Where the model goes, with its owner as soon as the hub has been reached; None where it is not uploaded."""
+        return self._jobs.repository if self.active else None
 
     def _problem(self) -> str | None:
         """Why nothing can ever be uploaded; None where it can, or where the hub cannot be asked now."""
@@ -159,7 +166,7 @@ class Publisher:
         if self._config.hub_private_repo:
             words.append("--private")
         if place == ".":  # what lies beside the model's files
-            for pattern in ("*/*", MANIFEST, *(f"*{ending}" for ending in _NOT_PUBLISHED)):
+            for pattern in ("*/*", *_KEPT_HERE):
                 words += ["--exclude", pattern]
         return shlex.join(words)
 
@@ -275,9 +282,8 @@ def published_files(folder: Path) -> list[Path]:
         path
         for path in folder.iterdir()
         if path.is_file()
-        and path.name != MANIFEST
         and not path.name.startswith(".")
-        and not path.name.endswith(_NOT_PUBLISHED)
+        and not any(fnmatch(path.name, pattern) for pattern in _KEPT_HERE)
     )
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import signal
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import transformers
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedTokenizerBase
 
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.chat import ChatFormat, stop_ids
-from open_r1.errors import UserError
+from open_r1.errors import StopRequested, UserError
 from open_r1.files import write_json
 from open_r1.model.export import move_into, save_model
 from open_r1.model.fp8 import check_fp8, multiply_in_fp8
@@ -26,12 +27,15 @@ from open_r1.model.lora import add_adapters, quantization_arguments, weights_dty
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.tables import number, numbers_table
+from open_r1.training.checkpoint import is_of_the_disk
 from open_r1.training.loop import TrainResult
-from open_r1.training.metrics import COMPLETIONS_FILE, installed_trackers, tracker_options
+from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.metrics import FILE as METRICS_FILE
 from open_r1.training.model_card import model_card
 from open_r1.training.optimizer import build_optimizer
 from open_r1.training.publishing import Publisher
+from open_r1.training.signals import StopSignal
+from open_r1.training.trackers import installed_trackers
 from open_r1.training.warm_up import choose_how_layers_run
 
 SETTINGS_FILE = "settings.json"
@@ -65,21 +69,15 @@ def start_run(config: SFTConfig | GRPOConfig) -> Runtime:
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last failure becomes one line
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    trackers = installed_trackers(config)
+    installed_trackers(config)
     folder = Path(config.output_dir)
     precision = "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
-    runtime = Runtime(precision, trackers, str(folder), config.cpu_threads)
+    runtime = Runtime(precision, config.cpu_threads)
     if runtime.is_main:
         _take_folder(folder, config)
         for note in config.notes():
             console.print(f"[dim]note: {note}[/]")
     runtime.barrier()
-    settings = asdict(config)
-    if trackers:
-        flat = {
-            key: value if isinstance(value, int | float | str | bool) else str(value) for key, value in settings.items()
-        }
-        runtime.start_trackers(config.wandb_project or "open-r1", flat, tracker_options(config))
     return runtime
 
 
@@ -165,14 +163,41 @@ def finish_run(
     """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went.
 
     Where the model is to be uploaded, waits for that.
+
+    Raises:
+        UserError: the disk is full.
+        StopRequested: after a signal that arrived while the model was being written, which is done first.
     """
     folder = Path(config.output_dir)
     weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
+    results = {"steps": result.step, **result.metrics}
     if runtime.is_main:
-        model = runtime.unwrap(policy.module).model
-        temporary = folder / ".final.tmp"
+        with StopSignal() as stop:
+            _write_final(
+                config, runtime, policy, weights, model_card(config, results, runtime.world_size, publisher.repository)
+            )
+            write_json(folder / RESULTS_FILE, results)
+        table = numbers_table(["train metrics"], [""])
+        for name, value in result.metrics.items():
+            table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
+        console.print(table)
+        console.print(f"model: {folder}", soft_wrap=True)
+        publisher.finished(folder)
+        if stop.number:
+            name = signal.Signals(stop.number).name
+            raise StopRequested(f"stopped by {name} after the last step; the model is in {folder}", stop.number)
+        publisher.wait()
+    runtime.barrier()
+
+
+def _write_final(
+    config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, weights: dict[str, Tensor], card: str
+) -> None:
+    folder = Path(config.output_dir)
+    temporary = folder / ".final.tmp"
+    try:
         save_model(
-            model,
+            runtime.unwrap(policy.module).model,
             temporary,
             state_dict=weights,
             tokenizer=policy.tokenizer,
@@ -180,15 +205,13 @@ def finish_run(
             merge_lora=config.merge_lora,
             dtype=None if config.use_peft else stored_dtype(config.model_name_or_path, config.model_revision),
         )
-        results = {"steps": result.step, **result.metrics}
-        (temporary / "README.md").write_text(model_card(config, results, runtime.world_size), encoding="utf-8")
+        (temporary / "README.md").write_text(card, encoding="utf-8")
         move_into(temporary, folder)
-        write_json(folder / RESULTS_FILE, results)
-        table = numbers_table(["train metrics"], [""])
-        for name, value in result.metrics.items():
-            table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
-        console.print(table)
-        console.print(f"model: {folder}", soft_wrap=True)
-        publisher.finished(folder)
-        publisher.wait()
-    runtime.barrier()
+    except Exception as error:
+        if not is_of_the_disk(error):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise UserError(
+            f"the final model cannot be written into {folder} ({error}): make room, then the same command with "
+            "--resume_from_checkpoint true goes on from the last checkpoint"
+        ) from error

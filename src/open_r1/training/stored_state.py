@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from open_r1.errors import UserError
 from open_r1.training.integrity import FileRecord, seal
 from open_r1.training.tensor_file import write_tensors
 
@@ -38,8 +40,21 @@ def write_state(
 
 
 def read_rest(folder: Path) -> dict[str, Any]:
-    """``source`` (one state a rank), ``scaler``, and the numbers of the optimizer's state by "parameter.key"."""
-    return torch.load(folder / REST, map_location="cpu", weights_only=False)
+    """``source`` (one state a rank), ``scaler``, and the numbers of the optimizer's state by "parameter.key".
+
+    A checkpoint may come from a hub: a pickle that holds anything else runs nothing here.
+
+    Raises:
+        UserError: it does.
+    """
+    from open_r1.data.pack import Pack
+    from open_r1.training.grpo_source import Held
+
+    try:
+        with torch.serialization.safe_globals([Held, Pack]):
+            return torch.load(folder / REST, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{folder / REST} holds what no checkpoint of open-r1 does, and is not opened") from error
 
 
 def read_moments(folder: Path, numbers: dict[str, Any]) -> dict[str, dict[str, Any]]:

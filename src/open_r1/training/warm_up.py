@@ -20,7 +20,7 @@ from open_r1.model.memory import ModelShape, Workload, choose_recompute, device_
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.grpo_source import SMALLEST_PACK
-from open_r1.training.out_of_memory import empty_caches, is_out_of_memory
+from open_r1.training.out_of_memory import empty_caches, is_out_of_memory, sharded_advice
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -29,8 +29,14 @@ def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack
     """Sets compilation as ``torch_compile`` says, and recomputation as ``gradient_checkpointing`` does.
 
     Raises:
-        UserError: for layers that are to be compiled, and whose weights are gathered for each product (ZeRO-3).
+        UserError: for layers that are to be compiled, and whose weights are gathered for each product (ZeRO-3); for a
+            model that takes several passes for a pack, where ranks gather weights together.
     """
+    if not runtime.whole_weights and not pack_model.separable:
+        raise UserError(
+            f"{type(pack_model.causal_lm).__name__} takes several passes for a pack, not as many on every GPU, while "
+            "sharded weights are gathered by all at once: launch with recipes/accelerate_configs/ddp.yaml or zero2.yaml"
+        )
     gathered = runtime.kind == "deepspeed" and not runtime.whole_weights
     if gathered and config.torch_compile:
         raise UserError("torch_compile and ZeRO-3 do not go together: leave torch_compile out, or launch fsdp.yaml")
@@ -45,18 +51,7 @@ def least_recompute(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model
     memory = device_memory(runtime.device)
     if memory is None:
         return LEVELS[0]
-    model_config = pack_model.causal_lm.config
-    shape = ModelShape.of(model_config, config.trust_remote_code)
-    weights, gradients, optimizer = runtime.shards
-    work = Workload.of(
-        config,
-        model_config,
-        tokens=micro_batch_tokens(config),
-        compiled=pack_model.layers.compiled,
-        weight_shards=weights,
-        gradient_shards=gradients,
-        optimizer_shards=optimizer,
-    )
+    shape, work = describe_work(config, runtime, pack_model)
     number = int(runtime.max(float(LEVELS.index(choose_recompute(shape, work, memory)))))
     level, gib = LEVELS[number], 2**30
     peak = estimate_memory(shape, work, level).total
@@ -66,6 +61,25 @@ def least_recompute(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model
         f"{memory / gib:.1f} GiB are there[/]",
     )
     return level
+
+
+def describe_work(
+    config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel
+) -> tuple[ModelShape, Workload]:
+    """What `estimate_memory` is to be asked about a step of this run on this rank."""
+    model_config = pack_model.causal_lm.config
+    weights, gradients, optimizer = runtime.shards
+    work = Workload.of(
+        config,
+        model_config,
+        tokens=micro_batch_tokens(config),
+        compiled=pack_model.layers.compiled,
+        buckets=runtime.kind == "ddp",
+        weight_shards=weights,
+        gradient_shards=gradients,
+        optimizer_shards=optimizer,
+    )
+    return ModelShape.of(model_config, config.trust_remote_code), work
 
 
 def micro_batch_tokens(config: SFTConfig | GRPOConfig) -> int:
@@ -92,9 +106,12 @@ def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
     """One forward and backward pass over a full micro-batch; its gradients are dropped.
 
     A compiler that fails is done without; where memory is short, more is recomputed from here on. Both are said.
+
+    Raises:
+        UserError: where memory is short, and other ranks wait for what this one cannot give (FSDP, DeepSpeed).
     """
     pack_model: PackModel = runtime.unwrap(module)
-    if not pack_model.layers.compiled or runtime.kind == "deepspeed":
+    if not pack_model.layers.compiled:
         return
     pack = full_pack(config.max_length, config.per_device_train_batch_size).to(runtime.device)
     module.train()
@@ -111,13 +128,20 @@ def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 _say(runtime, f"[yellow]the layers run uncompiled, slower[/]: the compiler failed ({reason[:200]})")
                 break
+            if runtime.sharded and runtime.world_size > 1:
+                raise sharded_advice(step=0) from None
             level = pack_model.raise_recompute()
             if level is None:  # the loop halves micro-batches
                 break
             _say(runtime, f"a full micro-batch does not fit into memory: gradient_checkpointing {level} from here on")
-        for parameter in module.parameters():
-            parameter.grad = None
+        _drop_gradients(runtime, module)
         empty_caches()
+    _drop_gradients(runtime, module)
+
+
+def _drop_gradients(runtime: Runtime, module: nn.Module) -> None:
+    if runtime.kind == "deepspeed":  # in parts of its own
+        runtime.zero_grad(module.optimizer)
     for parameter in module.parameters():
         parameter.grad = None
 

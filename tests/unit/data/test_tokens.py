@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,15 +16,17 @@ import pytest
 from datasets import Dataset, concatenate_datasets
 from rich.console import Console
 
-from open_r1.data import tokenizing
+from open_r1.data import rows as rows_module
+from open_r1.data import token_files, tokenizing
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import Columns, to_messages
-from open_r1.data.fingerprint import rows_hash, token_key
+from open_r1.data.fingerprint import token_key
+from open_r1.data.rows import DatasetRows, Piece
 from open_r1.data.tokens import default_cache_dir, sample_lengths, tokenize
 from open_r1.errors import UserError
 
 COLUMNS = Columns(prompt="prompt", completion="completion")
-ROWS = 50
+ROWS, PIECE = 50, 8
 BAD = {7: "", 8: None, 30: "  "}
 
 
@@ -40,25 +42,32 @@ def chat(byte_level) -> ChatFormat:
 
 
 @pytest.fixture(autouse=True)
-def small_chunks(monkeypatch):
-    monkeypatch.setattr(tokenizing, "CHUNK_ROWS", 8)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(rows_module, "PIECE_ROWS", PIECE)
     monkeypatch.setattr(tokenizing, "ROWS_WORTH_PROCESSES", 16)
 
 
-class CountingChat(ChatFormat):
-    """Counts what it renders, and does something at one of the rows."""
+class WatchedRows(DatasetRows):
+    """Counts the rows that are read to be tokenized, and does something before the piece that begins with one of them.
 
-    rendered = 0
-    at = -1
+    Rows are read in the process that tokenizes or that has started those which do.
+    """
 
-    def render(self, messages):
-        if self.rendered == self.at:
-            self.act()
-        self.rendered += 1
-        return super().render(messages)
+    def __init__(self, dataset: Dataset, at: int = -1, act: Callable[[], None] | None = None) -> None:
+        super().__init__(dataset)
+        self.read, self._at, self._act = 0, at, act
 
-    def act(self) -> None:
-        raise KeyboardInterrupt
+    def pieces(self, columns: Sequence[str], start: int = 0) -> Iterator[Piece]:
+        row = start
+        for piece in super().pieces(columns, start):
+            if row == self._at:
+                self._act()
+            self.read, row = self.read + len(piece), row + len(piece)
+            yield piece
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 def expected(rows: Dataset, chat: ChatFormat) -> list[tuple[int, list[int], list[int]]]:
@@ -74,41 +83,56 @@ def contents(store) -> list[tuple[int, list[int], list[int]]]:
     return [(int(store.rows[i]), *(part.tolist() for part in store[i])) for i in range(len(store))]
 
 
-@pytest.mark.parametrize("num_proc", [1, 2])
-def test_the_store_holds_each_row_in_order(rows, chat, tmp_path, num_proc):
-    store = tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=num_proc)
+@pytest.mark.parametrize("num_proc", [1, 2, 3])
+@pytest.mark.parametrize("encoder", ["auto", "tokenizers"])
+def test_the_store_holds_each_row_in_order(rows, chat, tmp_path, num_proc, encoder):
+    store = tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=num_proc, encoder=encoder)
     assert contents(store) == expected(rows, chat)
     assert (store.input_ids.dtype, store.loss_mask.dtype) == (np.int32, np.uint8)
     assert isinstance(store.input_ids, np.memmap) and isinstance(store.loss_mask, np.memmap)
+    assert store.rows_read == ROWS
     assert store.lengths.tolist() == [len(ids) for _, ids, _ in expected(rows, chat)]
     for index, (first, end) in enumerate(store.targets):
         assert np.flatnonzero(store[index][1])[[0, -1]].tolist() == [first, end - 1]
 
 
-def test_a_second_start_uses_the_cache_and_reports_the_bad_rows_again(rows, byte_level, tmp_path):
-    chat = CountingChat(byte_level("qwen2"))
+def test_several_processes_write_the_files_of_one(rows, chat, tmp_path):
+    for num_proc in (1, 2):
+        tokenize(rows, chat, COLUMNS, cache_dir=tmp_path / str(num_proc), num_proc=num_proc)
+    key = token_key(DatasetRows(rows), chat, COLUMNS)
+    for name in ("input_ids.npy", "loss_mask.npy", "index.npy"):
+        alone, together = (tmp_path / str(num_proc) / key / name for num_proc in (1, 2))
+        assert alone.read_bytes() == together.read_bytes()
+
+
+def test_a_second_start_uses_the_cache_and_reports_the_bad_rows_again(rows, chat, tmp_path):
+    watched = WatchedRows(rows)
     texts = []
     for _ in range(2):
         console = Console(file=io.StringIO(), width=200)
-        store = tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=1, console=console)
+        store = tokenize(watched, chat, COLUMNS, cache_dir=tmp_path, num_proc=1, console=console)
         texts.append(console.file.getvalue()[console.file.getvalue().index("3 of 50") :])
-    assert store.cached and chat.rendered == ROWS - len(BAD)
+    assert store.cached and watched.read == ROWS
     assert texts[0] == texts[1]
     assert "2 × the assistant's content is empty (row 7, 30)" in texts[1]
     assert "1 × the assistant's content is missing (row 8)" in texts[1]
     assert sorted(path.suffix for path in tmp_path.iterdir()) == ["", ".lock"]
 
 
+def key_of(rows: Dataset, chat: ChatFormat, columns: Columns = COLUMNS) -> str:
+    return token_key(DatasetRows(rows), chat, columns)
+
+
 def test_the_key_is_of_the_content(rows, chat, byte_level):
-    key = token_key(rows, chat, COLUMNS)
+    key = key_of(rows, chat)
     halves = concatenate_datasets([rows.select(range(25)), rows.select(range(25, ROWS))])
     turned_twice = rows.select(range(ROWS - 1, -1, -1)).select(range(ROWS - 1, -1, -1))
     more_columns = rows.add_column("id", list(range(ROWS)))
     for same in (halves, turned_twice, more_columns):
-        assert token_key(same, ChatFormat(byte_level("qwen2")), COLUMNS) == key
+        assert key_of(same, ChatFormat(byte_level("qwen2"))) == key
     other_text = rows.map(lambda row, index: {"prompt": row["prompt"] + "!" * (index == 49)}, with_indices=True)
     other_order = rows.select([1, 0, *range(2, ROWS)])
-    assert key not in {token_key(other, chat, COLUMNS) for other in (other_text, other_order, rows.select(range(49)))}
+    assert key not in {key_of(other, chat) for other in (other_text, other_order, rows.select(range(49)))}
     formats = [
         ChatFormat(byte_level("qwen3")),
         ChatFormat(byte_level("qwen2"), system_prompt="be brief"),
@@ -116,21 +140,15 @@ def test_the_key_is_of_the_content(rows, chat, byte_level):
     ]
     extended = byte_level("qwen2")
     extended.add_tokens(["forty-two"])
-    keys = {token_key(rows, other, COLUMNS) for other in [*formats, ChatFormat(extended)]}
+    keys = {key_of(rows, other) for other in [*formats, ChatFormat(extended)]}
     assert len(keys | {key}) == 5
-    assert token_key(rows, chat, Columns(prompt="completion", completion="prompt")) != key
-
-
-def test_rows_that_are_slices_of_one_buffer_hash_by_their_content():
-    texts = Dataset.from_dict({"a": ["x", "yy", "x", "yy", None, "x"], "b": [[1], [2, 3], [1], [2, 3], [], [1]]})
-    assert rows_hash(texts.select(range(2))) == rows_hash(texts.select(range(2, 4)))
-    assert rows_hash(texts.select(range(2))) != rows_hash(texts.select(range(4, 6)))
+    assert key_of(rows, chat, Columns(prompt="completion", completion="prompt")) != key
 
 
 @pytest.mark.parametrize("torn", ["input_ids.npy", "loss_mask.npy", "index.npy", "meta.json"])
 @pytest.mark.parametrize("how", ["cut", "gone"])
 def test_a_torn_cache_is_made_anew(rows, chat, tmp_path, torn, how):
-    folder = tmp_path / token_key(rows, chat, COLUMNS)
+    folder = tmp_path / key_of(rows, chat)
     tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=1)
     if how == "cut":
         os.truncate(folder / torn, (folder / torn).stat().st_size - 5)
@@ -142,22 +160,43 @@ def test_a_torn_cache_is_made_anew(rows, chat, tmp_path, torn, how):
 
 
 @pytest.mark.parametrize("journal", ["whole", "torn"])
-def test_a_start_that_was_killed_is_continued(rows, chat, byte_level, tmp_path, journal):
-    first = CountingChat(byte_level("qwen2"))
-    first.at = 30
+def test_a_start_that_was_interrupted_is_continued(rows, chat, tmp_path, journal):
     with pytest.raises(KeyboardInterrupt):
-        tokenize(rows, first, COLUMNS, cache_dir=tmp_path, num_proc=1)
+        tokenize(WatchedRows(rows, at=32, act=interrupt), chat, COLUMNS, cache_dir=tmp_path, num_proc=1)
     (partial,) = tmp_path.glob("*.partial")
     with (partial / "input_ids.npy").open("ab") as file:  # half a chunk, written but not in the journal
         file.write(b"\1\2\3")
     if journal == "torn":
         os.truncate(partial / "journal.json", 20)
-    second = CountingChat(byte_level("qwen2"))
-    store = tokenize(rows, second, COLUMNS, cache_dir=tmp_path, num_proc=1)
+    again = WatchedRows(rows)
+    store = tokenize(again, chat, COLUMNS, cache_dir=tmp_path, num_proc=1)
     assert contents(store) == expected(rows, chat)
     assert store.bad_rows.counts.total() == len(BAD)
-    done = 32 if journal == "whole" else 0  # the 30th good row is row 32, the first of its chunk
-    assert second.rendered == sum(index not in BAD for index in range(done, ROWS))
+    assert again.read == ROWS - (32 if journal == "whole" else 0)
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_start_that_was_killed_is_continued(rows, chat, tmp_path, monkeypatch, num_proc):
+    monkeypatch.setattr(token_files, "SYNC_TOKENS", 1)
+
+    def die_once_something_is_safe() -> None:
+        wait_until(lambda: any(tmp_path.glob("*.partial/journal.json")))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    dying = WatchedRows(rows, at=40, act=die_once_something_is_safe)
+    wait_for_end(start(lambda: tokenize(dying, chat, COLUMNS, cache_dir=tmp_path, num_proc=num_proc)))
+    again = WatchedRows(rows)
+    store = tokenize(again, chat, COLUMNS, cache_dir=tmp_path, num_proc=num_proc)
+    assert contents(store) == expected(rows, chat)
+    assert ROWS - 40 <= again.read <= ROWS - PIECE  # what was in hand is made again
+
+
+def test_a_row_that_was_mended_is_not_taken_from_an_interrupted_start(rows, chat, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(WatchedRows(rows, at=32, act=interrupt), chat, COLUMNS, cache_dir=tmp_path, num_proc=1)
+    mended = rows.map(lambda row, index: {"completion": "mended"} if index == 7 else row, with_indices=True)
+    store = tokenize(mended, chat, COLUMNS, cache_dir=tmp_path, num_proc=1)
+    assert store.rows[7] == 7 and len(store) == ROWS - len(BAD) + 1
 
 
 def test_strict_stops_at_the_first_bad_row_with_or_without_cache(rows, chat, tmp_path):
@@ -175,43 +214,65 @@ def test_rows_that_are_all_bad_are_an_error_each_time(rows, chat, tmp_path):
         tokenize(rows.select([]), chat, COLUMNS, cache_dir=tmp_path)
 
 
-def test_two_at_once_tokenize_once(rows, byte_level, tmp_path):
-    chats = [CountingChat(byte_level("qwen2")) for _ in range(2)]
+def test_two_at_once_tokenize_once(rows, chat, tmp_path):
+    watched = [WatchedRows(rows) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        stores = list(pool.map(lambda chat: tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=1), chats))
-    assert sum(chat.rendered for chat in chats) == ROWS - len(BAD)
+        stores = list(pool.map(lambda one: tokenize(one, chat, COLUMNS, cache_dir=tmp_path, num_proc=1), watched))
+    assert sorted(one.read for one in watched) == [0, ROWS]
     assert contents(stores[0]) == contents(stores[1])
 
 
-def test_a_killed_process_is_said_in_one_line(rows, byte_level, tmp_path):
-    class DyingChat(CountingChat):
-        at = 0
+def test_a_killed_worker_is_said_in_one_line_and_leaves_no_other(rows, chat, tmp_path):
+    started = []
 
-        def act(self) -> None:
-            os.kill(os.getpid(), signal.SIGKILL)
+    def kill_one() -> None:
+        started.extend(workers_of(os.getpid()))
+        os.kill(started[0], signal.SIGKILL)
 
-    with pytest.raises(UserError, match="lack of memory: lower --dataset_num_proc"):
-        tokenize(rows, DyingChat(byte_level("qwen2")), COLUMNS, cache_dir=tmp_path, num_proc=2)
+    with pytest.raises(UserError, match="lack of memory: lower --dataset_num_proc") as error:
+        tokenize(WatchedRows(rows, at=24, act=kill_one), chat, COLUMNS, cache_dir=tmp_path, num_proc=2)
+    assert "\n" not in str(error.value)
+    assert len(started) == 2 and not any(is_running(pid) for pid in started)
+    store = tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=2)
+    assert contents(store) == expected(rows, chat)
 
 
-def test_processes_end_with_the_one_that_started_them(rows, byte_level, tmp_path):
-    class SleepingChat(CountingChat):
-        at = 0
+def test_what_fails_in_a_worker_is_raised_here_with_its_place(rows, chat, tmp_path):
+    del chat.template.frame  # a fault of no row
+    with pytest.raises(AttributeError, match="frame") as error:
+        tokenize(rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=2, encoder="tokenizers")
+    assert "render_turns" in "".join(error.value.__notes__)
 
-        def act(self) -> None:
-            (tmp_path / f"{os.getpid()}.worker").touch()
-            time.sleep(60)
 
-    def run() -> None:
-        tokenize(rows, SleepingChat(byte_level("qwen2")), COLUMNS, cache_dir=tmp_path, num_proc=2)
+@pytest.mark.parametrize("at", [8, 48])
+def test_what_fails_while_rows_are_read_is_raised_here(rows, chat, tmp_path, at):
+    def fail() -> None:
+        raise UserError("the third shard is torn")
 
-    parent = multiprocessing.get_context("fork").Process(target=run)
-    parent.start()
-    wait_until(lambda: len(list(tmp_path.glob("*.worker"))) == 2)
+    with pytest.raises(UserError, match="the third shard is torn"):
+        tokenize(WatchedRows(rows, at=at, act=fail), chat, COLUMNS, cache_dir=tmp_path, num_proc=2)
+    assert not workers_of(os.getpid())
+
+
+def test_workers_end_with_the_process_that_started_them(rows, chat, tmp_path):
+    slow = WatchedRows(rows, at=24, act=lambda: time.sleep(60))
+    parent = start(lambda: tokenize(slow, chat, COLUMNS, cache_dir=tmp_path, num_proc=2))
+    wait_until(lambda: len(workers_of(parent.pid)) == 2)
+    workers = workers_of(parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
-    parent.join()
-    workers = [int(path.stem) for path in tmp_path.glob("*.worker")]
+    wait_for_end(parent)
     wait_until(lambda: not any(is_running(pid) for pid in workers))
+
+
+def start(run: Callable[[], object]) -> multiprocessing.Process:
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    return process
+
+
+def wait_for_end(process: multiprocessing.Process) -> None:
+    process.join(timeout=60)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -222,12 +283,30 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("waited for half a minute in vain")
 
 
+def workers_of(parent: int) -> list[int]:
+    """The processes that tokenize for another, oldest first."""
+    found = []
+    for pid in sorted(int(folder.name) for folder in Path("/proc").glob("[0-9]*")):
+        try:
+            ours = b"open_r1.data.token_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+            if ours and int(stat_of(pid)[1]) == parent:
+                found.append(pid)
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
 def is_running(pid: int) -> bool:
     """Whether there is such a process; a dead one that nobody has asked for yet is not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return stat_of(pid)[0] != "Z"
     except OSError:
         return False
+
+
+def stat_of(pid: int) -> list[str]:
+    """State, parent and so on of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def test_an_unusable_cache_folder_is_named(rows, chat, tmp_path):

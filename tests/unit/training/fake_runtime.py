@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class FakeRuntime:
-    """Rank ``rank`` of ``world_size``; the other ranks have nothing to add. What is tracked is remembered."""
+    """Rank ``rank`` of ``world_size``; the other ranks have nothing to add."""
 
     device = torch.device("cpu")
     loss_scaler = None
@@ -19,7 +19,6 @@ class FakeRuntime:
     def __init__(self, rank: int = 0, world_size: int = 1) -> None:
         self.kind = "single" if world_size == 1 else "ddp"
         self.rank, self.world_size, self.is_main = rank, world_size, rank == 0
-        self.tracked: list[tuple[int, dict[str, float]]] = []
 
     def sum(self, values: Tensor) -> Tensor:
         return values
@@ -29,9 +28,6 @@ class FakeRuntime:
 
     def gather(self, items: list[Any]) -> list[Any]:
         return items
-
-    def track(self, metrics: dict[str, float], step: int) -> None:
-        self.tracked.append((step, metrics))
 
     def barrier(self) -> None:
         pass

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disk import no_file_longer_than
 from training_runs import assert_different_weights, assert_same_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from open_r1.config import TrainingConfig
 from open_r1.errors import UserError
+from open_r1.model.export import save_model
 from open_r1.model.load import load_model
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
@@ -85,6 +85,18 @@ def test_what_is_saved_comes_back(saver: Saver, tiny_checkpoint: Path) -> None:
     saver.step()
     other.step()
     assert_same_weights(weights(saver.model), weights(other.model))  # Adam's moments came back too
+
+
+def test_the_loss_scale_comes_back(saver: Saver, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=3)
+    monkeypatch.setattr(Runtime, "loss_scaler", property(lambda _: scaler))
+    scaler.scale(torch.ones(()))  # from here on it has a scale
+    scaler.update(64.0)
+    saver.save(3)
+    kept = scaler.state_dict()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    Saver(tiny_checkpoint, saver.checkpoints.folder, saver.runtime).load()
+    assert (scaler.state_dict(), scaler.get_scale()) == (kept, 64.0)
 
 
 def test_transformers_opens_a_checkpoint(saver: Saver) -> None:
@@ -193,6 +205,33 @@ def test_a_torn_checkpoint(tear: Any, name: str, reason: str, saver: Saver, caps
     assert saver.checkpoints.find(str(last.with_name("checkpoint-3"))).name == "checkpoint-3"
 
 
+def test_a_shard_that_is_missing(saver: Saver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setitem(save_model.__kwdefaults__, "max_shard_size", "20KB")
+    saver.save(3, 5)
+    shards = sorted(path.name for path in (saver.checkpoints.folder / "checkpoint-5").glob("model-*.safetensors"))
+    assert len(shards) > 2
+    (saver.checkpoints.folder / "checkpoint-5" / shards[1]).unlink()
+    assert saver.checkpoints.find(True).name == "checkpoint-3"
+    assert f"checkpoint-5 is passed over: {shards[1]} is missing" in capsys.readouterr().err
+    saved = weights(saver.model)
+    saver.step()
+    saver.load()
+    assert_same_weights(weights(saver.model), saved)
+
+
+def test_where_all_are_torn_the_person_decides(saver: Saver, capsys: pytest.CaptureFixture) -> None:
+    """To start at step 0 would be to lose a run without a word."""
+    saver.save(3, 5)
+    for step in (3, 5):
+        flip(saver.checkpoints.folder / f"checkpoint-{step}" / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"no checkpoint in .* is whole \(of 2\); start anew with --overwrite_output_dir"
+    ):
+        saver.checkpoints.find(True)
+    assert capsys.readouterr().err.count("is passed over: model.safetensors was altered") == 2
+    assert saver.names == ["checkpoint-3", "checkpoint-5"]
+
+
 @pytest.mark.parametrize("tear", [flip, remove])
 @pytest.mark.parametrize("limit", [1, 2])
 def test_torn_ones_do_not_push_out_whole_ones(
@@ -245,17 +284,6 @@ def test_nothing_to_resume_from(saver: Saver, tmp_path: Path) -> None:
         saver.checkpoints.find(str(tmp_path / "absent"))
 
 
-@contextmanager
-def no_file_longer_than(size: int) -> Iterator[None]:
-    """The system refuses every byte beyond that, whichever library writes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def file_sizes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
 
@@ -303,6 +331,28 @@ def test_weights_of_another_model(saver: Saver) -> None:
     saver.optimizer = build_optimizer(saver.module, saver.config)
     with pytest.raises(UserError, match=r"checkpoint-3: the weights do not fit this model: model\.layers\.1"):
         saver.load()
+
+
+class Unpickled:
+    """What an attacker puts into a pickle: it makes a folder as soon as it is read."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.place),)
+
+
+def test_a_checkpoint_runs_no_program(saver: Saver, tmp_path: Path) -> None:
+    """It may have been downloaded; its seal says that it is as it was made, not who made it."""
+    path = tmp_path / "run" / "checkpoint-3"
+    saver.checkpoints.save(
+        TrainingState(3, [{"cursor": Unpickled(tmp_path / "made")}], ""), saver.module, saver.optimizer
+    )
+    assert saver.checkpoints.find(True) == path
+    with pytest.raises(UserError, match=r"rest\.pt holds what no checkpoint of open-r1 does, and is not opened"):
+        saver.load()
+    assert not (tmp_path / "made").exists()
 
 
 def test_without_the_optimizer(saver: Saver, tiny_checkpoint: Path) -> None:

@@ -7,13 +7,21 @@ import io
 
 import pytest
 import torch
+from fake_runtime import FakeRuntime
 from torch import Tensor, nn
 
+from open_r1.errors import UserError
 from open_r1.training import low_memory_adamw
 from open_r1.training.block_quantization import BLOCK, dequantize, dynamic_codes, quantize
 from open_r1.training.low_memory_adamw import LowMemoryAdamW, join_bits, split_bits
+from open_r1.training.update import take_step
 
 RATES = {"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8}
+
+
+class Stepping(FakeRuntime):
+    def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.step()
 
 
 def train(optimizer_class: type, dtype: torch.dtype, steps: int, **settings: object) -> tuple[Tensor, object]:
@@ -104,6 +112,38 @@ def test_the_state_of_torchs_adamw_is_taken_over() -> None:
     torch.testing.assert_close(state["exp_avg"], optimizer.state[weight]["exp_avg"].float())
     assert (state["exp_avg"].dtype, state["step"].item()) == (torch.float32, 3)
     assert torch.equal(join_bits(weight.data, state["low_bits"]), weight.float())
+
+
+class Crowded(LowMemoryAdamW):
+    """Has no room for the state of the third weight, ``failures`` times."""
+
+    def __init__(self, *args: object, failures: int, **settings: object) -> None:
+        super().__init__(*args, **settings)
+        self.made, self.failures = 0, failures
+
+    def _fresh_state(self, parameter: nn.Parameter, moment_bits: int) -> dict[str, Tensor]:
+        self.made += 1
+        if self.made == 3 and self.failures:
+            self.made, self.failures = 0, self.failures - 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super()._fresh_state(parameter, moment_bits)
+
+
+@pytest.mark.parametrize("failures", [0, 1, 2])
+def test_no_room_for_the_state_changes_no_weight(failures: int) -> None:
+    """So the first step is tried again with empty caches, and only then given up."""
+    weights = [nn.Parameter(torch.ones(64, 64, dtype=torch.bfloat16)) for _ in range(4)]
+    optimizer = Crowded([{"params": weights}], failures=failures, moment_bits=8, **RATES | {"lr": 0.1})
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    if failures < 2:
+        take_step(Stepping(), optimizer, step=0)
+        assert [optimizer.state[weight]["step"].item() for weight in weights] == [1, 1, 1, 1]
+        assert all(torch.equal(weight, weights[0]) and (weight < 1).all() for weight in weights)
+    else:
+        with pytest.raises(UserError, match="out of memory in the optimizer of step 1"):
+            take_step(Stepping(), optimizer, step=0)
+        assert all((weight == 1).all() for weight in weights)
 
 
 def test_split_and_joined() -> None:

@@ -22,7 +22,7 @@ from open_r1.model.load import load_model
 from open_r1.model.pack_model import PackModel
 from open_r1.training.batches import StepBatch
 from open_r1.training.checkpoint import Checkpoints
-from open_r1.training.guard import FILES, NonFiniteGuard
+from open_r1.training.guard import FILES, OVERFLOWS, NonFiniteGuard
 from open_r1.training.loop import Trainer
 from open_r1.training.optimizer import build_optimizer
 from open_r1.training.reading import StepReading
@@ -125,6 +125,21 @@ def test_counting_by_hand(tmp_path: Path) -> None:
     assert guard.skipped == 2
     with pytest.raises(UserError):
         look(guard, 4, float("nan"), 1.0)
+
+
+def test_with_a_loss_scale_a_gradient_may_overflow(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """That lowers the scale and accuses no batch, but it must come to an end."""
+    guard = NonFiniteGuard(2, tmp_path, FakeRuntime(), scaled=True)
+    for step in range(OVERFLOWS - 1):
+        look(guard, step, 1.0, 2.0, grad_norm=float("inf"))
+    look(guard, 50, 1.0, 2.0)
+    for step in range(OVERFLOWS - 1):
+        look(guard, step, 1.0, 2.0, grad_norm=float("nan"))
+    assert (guard.skipped, said(capsys), list(tmp_path.iterdir())) == (0, "", [])
+    with pytest.raises(UserError, match="however small the loss scale; train in bf16"):
+        look(guard, 99, 1.0, 2.0, grad_norm=float("inf"))
+    look(guard, 100, float("nan"), 1.0)
+    assert guard.skipped == 1 and "rows 00" in said(capsys)  # a loss that is no number is the batch's fault
 
 
 def test_what_is_poisoned_is_named_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,127 @@
+"""Data sets that are Parquet files alone: found as the datasets library finds them, then read without its copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from datasets import load_dataset_builder
+from datasets.packaged_modules.parquet.parquet import Parquet
+from huggingface_hub.constants import is_offline_mode
+
+from open_r1.data.hub_rows import HubRows
+from open_r1.data.rows import ParquetRows, Rows, reads_as_it_is
+from open_r1.data.sources import data_readers, no_progress_bars, one_line_errors
+from open_r1.data.tokens import default_cache_dir
+from open_r1.errors import UserError
+from open_r1.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class ParquetFiles:
+    """The Parquet files of a data set.
+
+    Attributes:
+        name: what the user calls it.
+        splits: files of each split, in order: local paths, or paths in the repository.
+        commit: of the repository on the hub; None for local files.
+        counts: rows of each split, where the data set's card says so.
+    """
+
+    name: str
+    splits: Mapping[str, Sequence[str]]
+    commit: str | None = None
+    counts: Mapping[str, int] | None = None
+
+    def rows(self, split: str) -> Rows | None:
+        """The rows of a split; None where only the datasets library reads them as they are meant.
+
+        Raises:
+            UserError: a file is no Parquet or cannot be downloaded, or there are no rows.
+        """
+        files = self.splits[split]
+        if self.commit is not None:
+            rows = HubRows(self.name, self.commit, files, (self.counts or {}).get(split))
+            return rows if reads_as_it_is(rows.first_file) else None
+        if not reads_as_it_is(Path(files[0])):
+            return None
+        rows = ParquetRows([Path(file) for file in files])
+        if not len(rows):
+            raise UserError(f"{self.name}: split {split!r} has no rows")
+        return rows
+
+
+def find_parquet(name: str, config: str | None = None, split: str = "train") -> ParquetFiles | None:
+    """The files of a data set, if they are Parquet and nothing has to be done to them; else None.
+
+    Args:
+        name, config: as of `open_r1.data.sources.load_rows`.
+        split: what a single file is called; it is not found under a slice of a split.
+
+    Raises:
+        UserError: it cannot be found or read, or the hub cannot be reached.
+    """
+    path = Path(name).expanduser()
+    with one_line_errors(name):
+        if path.is_file():
+            whole = split.isidentifier() and path.suffix == ".parquet" and path.stat().st_size
+            return ParquetFiles(name, {split: [str(path)]}) if whole else None
+        if path.is_dir():
+            if data_readers(path) != {"parquet"}:
+                return None
+            with no_progress_bars():
+                return _of_builder(str(path), config)
+        if path.is_absolute() or name.startswith((".", "~")) or path.suffix or name.count("/") > 1:
+            return None  # a path that is not there
+        return _of_hub(name, config)
+
+
+def _of_builder(name: str, config: str | None, repository: str | None = None) -> ParquetFiles | None:
+    """What the datasets library would read, before it reads anything."""
+    builder = load_dataset_builder(name, config)
+    settings = builder.config
+    plain = isinstance(builder, Parquet) and settings.columns is None and settings.filters is None
+    if not plain or not settings.data_files or "Json" in str(settings.features or builder.info.features):
+        return None
+    files = {str(split): list(map(str, found)) for split, found in settings.data_files.items()}
+    every = [file for found in files.values() for file in found]
+    if repository is None:
+        return ParquetFiles(name, files) if all(Path(file).is_file() for file in every) else None
+    base, _, commit = every[0].rpartition("@")
+    commit = commit.partition("/")[0]
+    prefix = f"hf://datasets/{repository}@{commit}/"
+    if base != f"hf://datasets/{repository}" or not all(file.startswith(prefix) for file in every):
+        return None
+    splits = {split: [file.removeprefix(prefix) for file in found] for split, found in files.items()}
+    said = builder.info.splits or {}
+    counts = {split: said[split].num_examples for split in splits if split in said and said[split].num_examples}
+    return ParquetFiles(name, splits, commit, counts)
+
+
+def _of_hub(name: str, config: str | None) -> ParquetFiles | None:
+    """As the hub says; where it cannot be reached, as it said the last time."""
+    note = default_cache_dir().parent / "hub" / f"{name.replace('/', '--')}--{config or 'default'}.json"
+    if is_offline_mode() and (noted := _read(note)) is not None:
+        return noted
+    try:
+        found = _of_builder(name, config, repository=name)
+    except ConnectionError:
+        if (noted := _read(note)) is None:
+            raise
+        return noted
+    if found is not None:
+        try:
+            note.parent.mkdir(parents=True, exist_ok=True)
+            write_json(note, asdict(found))
+        except OSError:
+            pass  # only a later start without the hub would have read it
+    return found
+
+
+def _read(note: Path) -> ParquetFiles | None:
+    saved = read_json(note)
+    try:
+        return None if saved is None else ParquetFiles(**saved)
+    except TypeError:
+        return None

@@ -1,0 +1,101 @@
+"""SIGTERM and Ctrl-C wherever they arrive: while data is prepared, within a step, while the final model is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+from training_runs import Run, assert_same_weights, start, train
+
+from open_r1.data.pack import Pack
+from open_r1.errors import StopRequested
+from open_r1.training import setup
+from open_r1.training.sft_source import sft_objective
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_within_a_long_step(
+    number: signal.Signals, sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step is given up, not waited for: the micro-batches that are left would take the time that is granted."""
+    settings = sft_settings | {"max_steps": 4, "gradient_accumulation_steps": 8, "lr_scheduler_type": "constant"}
+    undisturbed = train("sft", tmp_path / "undisturbed", **settings)
+    seen: list[Pack] = []
+
+    def objective(predicted: Any, pack: Pack) -> tuple[Tensor, dict[str, Tensor]]:
+        seen.append(pack)
+        if len(seen) == 2 * 8 + 3:
+            os.kill(os.getpid(), number)
+        return sft_objective(predicted, pack)
+
+    monkeypatch.setattr("open_r1.sft.sft_objective", objective)
+    with pytest.raises(StopRequested, match=r"after step 2 of 4; saved to .*checkpoint-2") as stop:
+        train("sft", tmp_path / "run", **settings)
+    assert stop.value.signal_number == number
+    assert len(seen) == 2 * 8 + 3
+    assert Run(tmp_path / "run").checkpoints == [2]
+    resumed = train("sft", tmp_path / "run", **settings, resume_from_checkpoint="true")
+    assert resumed.losses == undisturbed.losses
+    assert_same_weights(resumed.weights, undisturbed.weights)
+
+
+def test_while_the_final_model_is_written(
+    sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = train("sft", tmp_path / "undisturbed", **sft_settings, max_steps=2)
+    save = setup.save_model
+
+    def save_and_stop(*arguments: Any, **how: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*arguments, **how)
+
+    monkeypatch.setattr(setup, "save_model", save_and_stop)
+    with pytest.raises(StopRequested, match="stopped by SIGTERM after the last step; the model is in "):
+        train("sft", tmp_path / "run", **sft_settings, max_steps=2)
+    run = Run(tmp_path / "run")
+    assert_same_weights(run.weights, undisturbed.weights)
+    assert run.results["steps"] == 2
+
+
+def eventually(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, f"ended by itself with status {process.returncode}"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def living(session: int) -> list[str]:
+    """The commands of processes of a session that have not ended."""
+    listed = subprocess.run(["ps", "-s", str(session), "-o", "stat=,args="], capture_output=True, text=True)
+    return [line for line in listed.stdout.splitlines() if not line.startswith("Z")]
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGTERM, "stopped by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_while_data_is_prepared(
+    number: signal.Signals, word: str, sft_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """It ends with a word and leaves no process; what was tokenised is used by the next start."""
+    rows = tmp_path / "many.jsonl"
+    text = json.dumps({"problem": "1+1? " * 40, "solution": "It is 2. " * 200}) + "\n"
+    rows.write_text(text * 60_000)
+    settings = sft_settings | {"dataset_name": rows, "dataset_num_proc": 2, "token_cache_dir": tmp_path / "tokens"}
+    process = start(["-m", "open_r1", "sft"], tmp_path / "run", **settings, max_steps=2)
+    eventually(process, lambda: any((tmp_path / "tokens").glob("*/*")))
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 128 + number
+    said = (tmp_path / "run.log").read_text()
+    assert said.splitlines()[-1] == word and "Traceback" not in said
+    assert Run(tmp_path / "run").checkpoints == []
+    deadline = time.monotonic() + 30
+    while any("token_worker" in command for command in living(os.getsid(0))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [command for command in living(os.getsid(0)) if "token_worker" in command]
