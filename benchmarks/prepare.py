@@ -70,13 +70,14 @@ class Bench:
         for name in ("tokens", "scratch"):
             shutil.rmtree(self.work / name, ignore_errors=True)
 
-    def run(self, job: dict[str, Any], kill_at_rows: int | None = None) -> dict[str, Any]:
+    def run(self, job: dict[str, Any], kill_at_rows: int | None = None, timed: bool = True) -> dict[str, Any]:
         """Runs a job in a process of its own and adds its memory, and what else ran.
 
         Args:
+            timed: it waits for quiet cores first.
             kill_at_rows: it is killed when its journal says so many rows; the result is then the seconds until that.
         """
-        load = quiet_enough(self.patience)
+        load = quiet_enough(self.patience) if timed else None
         paths = [str(ROOT / "src"), *([self.trl] if job["side"] == "trl" and self.trl else [])]
         environment = {
             **os.environ,
@@ -130,7 +131,7 @@ def measure_ours(bench: Bench, data: Path, rows: int, repeats: int) -> dict[str,
     resumed = {}
     if rows >= KILLED_FROM:
         bench.clear()
-        killed = bench.run(bench.job("ours", data), kill_at_rows=rows // 2)
+        killed = bench.run(bench.job("ours", data), kill_at_rows=rows // 2, timed=False)
         again = bench.run(bench.job("ours", data))
         resumed = {**killed, "seconds": again["seconds"], "the_same": again["hash"] == best["hash"]}
     return {
@@ -147,7 +148,7 @@ def compare(bench: Bench, data: Path) -> dict[str, int]:
     bench.clear()
     rows = {}
     for side in ("ours", "trl"):
-        bench.run(bench.job(side, data, processes=1, compared=COMPARED_ROWS, rows=COMPARED_ROWS))
+        bench.run(bench.job(side, data, processes=1, compared=COMPARED_ROWS, rows=COMPARED_ROWS), timed=False)
         rows[side] = np.load(bench.work / "scratch" / f"{side}.npz")
     counts = {"rows": 0, "equal_ids": 0, "equal_masks": 0, "equal_masks_but_for_the_last_token": 0}
     for number in range(COMPARED_ROWS):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from threading import Event, Thread
 from typing import Self
 
 import psutil
 
-INTERVAL_S = 0.5
+INTERVAL_S = 1.0
 QUIET = 0.1
 """Share of the cores that others may use for the machine to count as quiet."""
 
@@ -50,12 +51,20 @@ class Watch:
                 return
             for process in family:
                 try:
-                    together += process.memory_full_info().pss
+                    together += proportional_bytes(process.pid)
                     times = process.cpu_times()
                     self._seconds[process.pid] = times.user + times.system
-                except psutil.Error:  # it has just ended
+                except (psutil.Error, OSError):  # it has just ended
                     continue
             self.peak = max(self.peak, together)
+
+
+def proportional_bytes(pid: int) -> int:
+    """What a process has to itself, and its share of what it shares, as the kernel sums it up."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def busy_seconds() -> float:
@@ -66,11 +75,13 @@ def busy_seconds() -> float:
 
 def quiet_enough(patience: int) -> float:
     """Waits up to ``patience`` seconds for others to use little; returns the share of the cores that they use."""
-    deadline = time.monotonic() + patience
+    deadline, told = time.monotonic() + patience, False
     while True:
         busy, began = busy_seconds(), time.monotonic()
         time.sleep(2)
         share = (busy_seconds() - busy) / (time.monotonic() - began) / psutil.cpu_count()
         if share <= QUIET or time.monotonic() >= deadline:
             return share
-        print(f"waiting: others use {share:.0%} of the cores", file=sys.stderr, end="\r", flush=True)
+        if not told:
+            print(f"waiting: others use {share:.0%} of the cores", file=sys.stderr, flush=True)
+        told = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ ENVIRONMENT = {
 }
 """Set before any library is imported, unless the person has set them: no telemetry, one tokenizer a process, threads
 that give way."""
+
+TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
+"""Loggers of optional libraries that complain on import of parts which this machine does not need."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         with sigterm_raises():
             command(list(argv))

@@ -36,3 +36,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def folder_name(label: str) -> str:
     """A label as the name of a folder on any system: ``gpqa:diamond`` is ``gpqa-diamond``."""
     return re.sub(r"[^\w.+-]", "-", label)
+
+
+def cache_folder(name: str) -> Path:
+    """``$OPEN_R1_CACHE/NAME``, or ``~/.cache/open_r1/NAME``: where what can be made again is kept."""
+    return Path(os.environ.get("OPEN_R1_CACHE", "~/.cache/open_r1")).expanduser() / name

@@ -1,6 +1,10 @@
 """Run by torchrun: several training runs in one set of processes, each parallel in its own way.
 
-torchrun --nproc_per_node 2 ranks_cases.py cases.json      [{"kind": "fsdp", "words": ["--output_dir", …]}, …]
+torchrun --nproc_per_node 2 ranks_cases.py cases.json
+
+Cases are ``{"kind": "fsdp", "command": "sft", "words": ["--output_dir", …]}``; with ``"poison": N`` the loss of the
+N-th micro-batch of rank 1 is not a number, with ``"refused": true`` the run is expected to end with a `UserError`. What
+a case says goes to ``OUTPUT_DIR.log``.
 """
 
 from __future__ import annotations
@@ -9,11 +13,14 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
 from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "accelerate_configs"
@@ -44,11 +51,37 @@ def one_process_group() -> Iterator[None]:
     end()
 
 
-if __name__ == "__main__":
-    from open_r1 import sft
+def run(case: dict[str, Any]) -> None:
+    """One run, as its command does it."""
+    from open_r1 import grpo, sft
+    from open_r1.errors import UserError
 
+    commands = {"sft": sft, "grpo": grpo}
+    objective, calls = sft.sft_objective, []
+
+    def poisoned(predicted: Any, pack: Any) -> Any:
+        calls.extend([pack] if len(pack.target_index) else [])
+        loss, metrics = objective(predicted, pack)
+        guilty = len(calls) == case.get("poison") and torch.distributed.get_rank() == 1
+        return (loss * torch.nan if guilty else loss), metrics
+
+    try:
+        with mock.patch.object(sft, "sft_objective", poisoned):
+            commands[case["command"]].main(case["words"])
+    except UserError as error:
+        if not case.get("refused"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    else:
+        assert not case.get("refused"), "it was not refused"
+
+
+if __name__ == "__main__":
     with one_process_group():
         for case in json.loads(Path(sys.argv[1]).read_text()):
             set_launcher(case["kind"])
-            sft.main(case["words"])
-            print("done:", case["kind"], flush=True)
+            log = Path(case["words"][case["words"].index("--output_dir") + 1]).with_suffix(".log")
+            with log.open("a") as said, redirect_stderr(said):
+                run(case)
+            print("done:", case["kind"], log.stem, flush=True)

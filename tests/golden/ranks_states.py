@@ -128,7 +128,8 @@ def chain(checkpoint: str, variant: str, kinds: list[str]) -> None:
         }
         adapters = runtime.model_state(module, trainable_only=True)
         if runtime.is_main:
-            assert all(("lora_" in name) == (variant == "lora") for name in adapters) and adapters.keys() <= weights.keys()
+            assert all(("lora_" in name) == (variant == "lora") for name in adapters)
+            assert adapters.keys() <= weights.keys()
         else:
             assert not weights and not moments["state"] and not adapters
         rank = runtime.rank

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -62,31 +63,34 @@ class Encoder:
         return encoded
 
     def _by_lengths(
-        self, ids: np.ndarray, text: str, spans: Sequence[Span], normal: bool = False
+        self, ids: np.ndarray, text: str, spans: Sequence[Span], size: int | None = None
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Ids and mask from the lengths of tokens; None where they do not add up to the length of the text.
 
         Args:
-            normal: it is known that normalizing does not change the text.
+            size: bytes of the text, where it is known that normalizing does not change it.
         """
-        lengths = self._byte_lengths[ids]
-        ends = np.cumsum(lengths)
-        edges, total = self._byte_positions(text, [edge for span in spans for edge in span], normal)
-        if (ends[-1] if len(ends) else 0) != total:
+        starts = np.zeros(len(ids) + 1, np.int64)
+        np.cumsum(self._byte_lengths[ids], out=starts[1:])
+        edges, total = self._byte_positions(text, [edge for span in spans for edge in span], size)
+        if starts[-1] != total:
             return None
-        return ids, _inside(ends - lengths, list(zip(edges[::2], edges[1::2], strict=True)))
+        return ids, _inside(starts[:-1], list(zip(edges[::2], edges[1::2], strict=True)))
 
-    def _byte_positions(self, text: str, edges: Sequence[int], normal: bool) -> tuple[list[int], int]:
+    def _byte_positions(self, text: str, edges: Sequence[int], size: int | None) -> tuple[list[int], int]:
         """Where ascending character positions lie in the bytes of the normalized text, and the length of these."""
         if text.isascii():
             return list(edges), len(text)
-        positions, byte, char = [], 0, 0
-        for edge in (*edges, len(text)):
-            part = text[char:edge]
-            byte += len((part if normal else self._normalized(part)).encode())
-            positions.append(byte)
-            char = edge
-        return positions[:-1], byte
+        limits = list(zip((0, *edges), (*edges, len(text)), strict=True))
+        longest = max(limits, key=lambda limit: limit[1] - limit[0]) if size is not None else None
+        lengths = [0 if limit == longest else self._byte_length(text[slice(*limit)], size) for limit in limits]
+        if longest is not None:  # what the others leave, so that it need not be encoded again
+            lengths[limits.index(longest)] = size - sum(lengths)
+        *positions, total = accumulate(lengths)
+        return positions, total
+
+    def _byte_length(self, part: str, size: int | None) -> int:
+        return len((part if size is not None else self._normalized(part)).encode())
 
     def _normalized(self, text: str) -> str:
         if unicodedata.is_normalized("NFC", text) or self.backend.normalizer is None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from tokenizers import Tokenizer, pre_tokenizers
@@ -70,15 +71,18 @@ class FastEncoder(Encoder):
 
     def fast_ids(self, text: str) -> np.ndarray | None:
         """The ids that gigatoken gives, int32 [T]; None where they are not to be relied upon."""
+        return self._ids_of(text.encode(), len(text))
+
+    def _fast_pair(self, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray] | None:
         data = text.encode()
-        if len(data) != len(text) and not _all_plain(data):
+        ids = self._ids_of(data, len(text))
+        return None if ids is None else self._by_lengths(ids, text, spans, size=len(data))
+
+    def _ids_of(self, data: bytes, characters: int) -> np.ndarray | None:
+        if len(data) != characters and not _all_plain(data):
             return None
         ids = self._fast.encode(data).view(np.int32)
         return None if self._most is not None and len(ids) and ids.max() > self._most else ids
-
-    def _fast_pair(self, text: str, spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray] | None:
-        ids = self.fast_ids(text)
-        return None if ids is None else self._by_lengths(ids, text, spans, normal=True)
 
     def _load(self) -> None:
         from gigatoken.gigatoken_rs import load_hf_json
@@ -99,6 +103,20 @@ class FastEncoder(Encoder):
         self._load()
 
 
+_FAST: WeakKeyDictionary[Encoder, FastEncoder] = WeakKeyDictionary()
+
+
+def fast_version(encoder: Encoder) -> FastEncoder:
+    """The `FastEncoder` of an encoder, made once: a vocabulary of 150,000 tokens takes a second to load.
+
+    Raises:
+        Exception: as `FastEncoder`.
+    """
+    if encoder not in _FAST:
+        _FAST[encoder] = FastEncoder(encoder.backend)
+    return _FAST[encoder]
+
+
 def choose_encoder(encoder: Encoder, sample: Iterable[str]) -> tuple[Encoder, str | None]:
     """A `FastEncoder` if it is sure to give the ids of ``encoder``, else ``encoder`` and, in one line, why.
 
@@ -108,7 +126,7 @@ def choose_encoder(encoder: Encoder, sample: Iterable[str]) -> tuple[Encoder, st
     if not encoder.byte_level or not _has_byte_level(backend):
         return encoder, None
     try:
-        fast = FastEncoder(backend)
+        fast = fast_version(encoder)
     except ImportError:
         return encoder, "gigatoken is not installed (pip install gigatoken), which would be many times faster"
     except Exception as error:  # whatever its loader makes of a tokenizer that it does not know

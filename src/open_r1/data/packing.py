@@ -11,6 +11,9 @@ Overlong = Literal["split", "truncate", "drop"]
 SHORT = 16
 """Sequences of at most this part of a pack are shared out at random instead of by length."""
 
+CLOSING = 4
+"""So many short sequences for each pack are kept back to close the gaps."""
+
 
 @dataclass(frozen=True)
 class PackPlan:
@@ -121,23 +124,39 @@ def _mixed_pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
     """Best fit for the long items; short ones fill up what is left, then further packs, in the order given.
 
     Best fit alone puts items of one length together, and where hundreds share a pack, a step would see nothing but
-    answers of one length. Filling up in a random order wastes less than one short item a pack.
+    answers of one length. So the short ones are taken as they come, all but a few for each pack, which best fit then
+    puts where they close the gaps.
     """
-    short = lengths <= budget // SHORT
     pack_of = np.empty(len(lengths), np.int64)
-    pack_of[~short] = pack_numbers(lengths[~short], budget)
-    rooms = budget - np.bincount(pack_of[~short], weights=lengths[~short]).astype(np.int64)
-    ends = np.cumsum(lengths[short])
-    numbers = np.empty(len(ends), np.int64)
-    placed = pack = 0
-    while placed < len(ends):
-        room = rooms[pack] if pack < len(rooms) else budget
-        before = ends[placed - 1] if placed else 0
-        last = int(np.searchsorted(ends, before + room, side="right"))
-        numbers[placed:last] = pack
-        placed, pack = last, pack + 1
-    pack_of[short] = numbers
+    short = np.flatnonzero(lengths <= budget // SHORT)
+    long = np.flatnonzero(lengths > budget // SHORT)
+    pack_of[long] = pack_numbers(lengths[long], budget)
+    rooms = budget - np.bincount(pack_of[long], weights=lengths[long]).astype(np.int64)
+
+    closing = min(len(short), CLOSING * -(-int(lengths.sum()) // budget))
+    first, last = np.split(short, [len(short) - closing])
+    pack_of[first], rooms = _in_turn(lengths[first], rooms, budget)
+    pack_of[last] = pack_numbers(lengths[last], budget, rooms)
+    left = last[pack_of[last] < 0]
+    numbers, _ = _in_turn(lengths[left], np.empty(0, np.int64), budget)
+    pack_of[left] = len(rooms) + numbers
     return pack_of
+
+
+def _in_turn(lengths: np.ndarray, rooms: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items in the order given, each pack filled until the next one does not fit; as many new packs as it takes.
+
+    Returns:
+        int64 [N], the pack of each item, and int64 [P], the room that is left in every pack.
+    """
+    ends, sizes = np.cumsum(lengths), [0]
+    while sizes[-1] < len(ends):
+        placed, pack = sizes[-1], len(sizes) - 1
+        room = rooms[pack] if pack < len(rooms) else budget
+        sizes.append(int(np.searchsorted(ends, (ends[placed - 1] if placed else 0) + room, side="right")))
+    numbers = np.repeat(np.arange(len(sizes) - 1), np.diff(sizes))
+    before = np.concatenate([rooms, np.full(max(0, len(sizes) - 1 - len(rooms)), budget, np.int64)])
+    return numbers, before - np.bincount(numbers, weights=lengths, minlength=len(before)).astype(np.int64)
 
 
 def best_fit(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
@@ -146,7 +165,7 @@ def best_fit(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     return np.split(np.argsort(pack_of, kind="stable"), np.cumsum(np.bincount(pack_of)))[:-1]
 
 
-def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
+def pack_numbers(lengths: np.ndarray, budget: int, rooms: np.ndarray | None = None) -> np.ndarray:
     """Best fit decreasing: each item, the longest first, goes where it leaves the least room, else into a new pack.
 
     Items of equal length are placed together, and packs with the same room are filled together, so that the work
@@ -154,9 +173,10 @@ def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
 
     Args:
         lengths: int [N], each between 1 and ``budget``.
+        rooms: int [P], what is left in packs that are there already; then no new ones are made.
 
     Returns:
-        int64 [N], the pack of each item; packs are numbered from 0.
+        int64 [N], the pack of each item; packs are numbered from 0, and -1 is an item that none has room for.
 
     Raises:
         ValueError: an item is empty or does not fit into a pack.
@@ -165,13 +185,15 @@ def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
         return np.empty(0, np.int64)
     if not 1 <= lengths.min() <= lengths.max() <= budget:
         raise ValueError(f"items of {lengths.min()} to {lengths.max()} tokens do not fit into packs of {budget}")
-    pack_of = np.empty(len(lengths), np.int64)
+    pack_of = np.full(len(lengths), -1, np.int64)
     order = np.argsort(-lengths, kind="stable")
     distinct, firsts = np.unique(-lengths[order], return_index=True)
-    open_packs = _OpenPacks(budget)
+    open_packs = _OpenPacks(budget, rooms)
     for length, items in zip((-distinct).tolist(), np.split(order, firsts[1:]), strict=True):
         while len(items):
             room, packs = open_packs.take(length, len(items))
+            if not len(packs):
+                break
             each = room // length  # a pack that takes one item is then the best fit for the next, until it is full
             now, items = np.split(items, [each * len(packs)])
             pack_of[now] = np.repeat(packs, each)[: len(now)]
@@ -185,15 +207,22 @@ def pack_numbers(lengths: np.ndarray, budget: int) -> np.ndarray:
 class _OpenPacks:
     """Packs by the room that is left in them."""
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, rooms: np.ndarray | None) -> None:
         self._budget = budget
-        self._made = 0
+        self._made = 0 if rooms is None else None
         self._by_room: dict[int, list[np.ndarray]] = {}
         self._rooms = 0  # bit r is set where there are packs with room r
+        if rooms is not None and len(rooms):
+            order = np.argsort(rooms, kind="stable")
+            distinct, firsts = np.unique(rooms[order], return_index=True)
+            for room, packs in zip(distinct.tolist(), np.split(order, firsts[1:]), strict=True):
+                self.put(room, packs)
 
     def take(self, length: int, items: int) -> tuple[int, np.ndarray]:
         """Packs, all with the same room: the least that is enough for ``length``, or new ones for ``items`` items."""
         fitting = self._rooms >> length
+        if not fitting and self._made is None:
+            return 0, np.empty(0, np.int64)
         if not fitting:
             needed = -(-items // (self._budget // length))
             self._made += needed

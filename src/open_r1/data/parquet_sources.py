@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from huggingface_hub.constants import is_offline_mode
 
 from open_r1.data.hub_rows import HubRows
 from open_r1.data.rows import ParquetRows, Rows, reads_as_it_is
-from open_r1.data.sources import data_readers, no_progress_bars, one_line_errors
+from open_r1.data.sources import data_readers, is_path, no_progress_bars, one_line_errors
 from open_r1.data.tokens import default_cache_dir
 from open_r1.errors import UserError
 from open_r1.files import read_json, write_json
@@ -34,22 +35,30 @@ class ParquetFiles:
     commit: str | None = None
     counts: Mapping[str, int] | None = None
 
-    def rows(self, split: str) -> Rows | None:
-        """The rows of a split; None where only the datasets library reads them as they are meant.
+    def reads_straight(self, split: str) -> bool:
+        """Whether the types of a split's first file say all that it holds; else only the datasets library reads it.
 
         Raises:
-            UserError: a file is no Parquet or cannot be downloaded, or there are no rows.
+            UserError: the file is no Parquet or cannot be downloaded.
         """
-        files = self.splits[split]
+        first = Path(self.splits[split][0]) if self.commit is None else self._on_hub(split).first_file
+        return reads_as_it_is(first)
+
+    def rows(self, split: str) -> Rows:
+        """The rows of a split; of one on the hub nothing is downloaded yet.
+
+        Raises:
+            UserError: a local file is no Parquet, or there are no rows.
+        """
         if self.commit is not None:
-            rows = HubRows(self.name, self.commit, files, (self.counts or {}).get(split))
-            return rows if reads_as_it_is(rows.first_file) else None
-        if not reads_as_it_is(Path(files[0])):
-            return None
-        rows = ParquetRows([Path(file) for file in files])
+            return self._on_hub(split)
+        rows = ParquetRows([Path(file) for file in self.splits[split]])
         if not len(rows):
             raise UserError(f"{self.name}: split {split!r} has no rows")
         return rows
+
+    def _on_hub(self, split: str) -> HubRows:
+        return HubRows(self.name, self.commit, self.splits[split], (self.counts or {}).get(split))
 
 
 def find_parquet(name: str, config: str | None = None, split: str = "train") -> ParquetFiles | None:
@@ -72,9 +81,7 @@ def find_parquet(name: str, config: str | None = None, split: str = "train") -> 
                 return None
             with no_progress_bars():
                 return _of_builder(str(path), config)
-        if path.is_absolute() or name.startswith((".", "~")) or path.suffix or name.count("/") > 1:
-            return None  # a path that is not there
-        return _of_hub(name, config)
+        return None if is_path(name) else _of_hub(name, config)
 
 
 def _of_builder(name: str, config: str | None, repository: str | None = None) -> ParquetFiles | None:
@@ -88,10 +95,10 @@ def _of_builder(name: str, config: str | None, repository: str | None = None) ->
     every = [file for found in files.values() for file in found]
     if repository is None:
         return ParquetFiles(name, files) if all(Path(file).is_file() for file in every) else None
-    base, _, commit = every[0].rpartition("@")
-    commit = commit.partition("/")[0]
-    prefix = f"hf://datasets/{repository}@{commit}/"
-    if base != f"hf://datasets/{repository}" or not all(file.startswith(prefix) for file in every):
+    base = f"hf://datasets/{repository}@"
+    commit = every[0].removeprefix(base).partition("/")[0]
+    prefix = f"{base}{commit}/"
+    if not all(file.startswith(prefix) for file in every):
         return None
     splits = {split: [file.removeprefix(prefix) for file in found] for split, found in files.items()}
     said = builder.info.splits or {}
@@ -111,11 +118,9 @@ def _of_hub(name: str, config: str | None) -> ParquetFiles | None:
             raise
         return noted
     if found is not None:
-        try:
+        with suppress(OSError):  # only a later start without the hub would read it
             note.parent.mkdir(parents=True, exist_ok=True)
             write_json(note, asdict(found))
-        except OSError:
-            pass  # only a later start without the hub would have read it
     return found
 
 

@@ -26,8 +26,9 @@ def _straight(config: DataConfig) -> dict[str, Rows] | None:
     found = find_parquet(config.dataset_name, config.dataset_config, config.dataset_train_split)
     if found is None or config.dataset_train_split not in found.splits:
         return None
+    if not found.reads_straight(config.dataset_train_split):
+        return None
     wanted = {"train": config.dataset_train_split}
     if config.dataset_test_split in found.splits and len(found.splits) > 1:
         wanted["test"] = config.dataset_test_split
-    rows = {name: found.rows(split) for name, split in wanted.items()}
-    return None if any(part is None for part in rows.values()) else rows
+    return {name: found.rows(split) for name, split in wanted.items()}

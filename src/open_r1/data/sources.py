@@ -71,9 +71,15 @@ def _load(name: str, config: str | None, split: str | None) -> Dataset | Dataset
         if path.is_dir():
             with no_progress_bars():
                 return _from_folder(path, config, split)
-        if path.is_absolute() or name.startswith((".", "~")) or _reader(path):
+        if is_path(name):
             raise UserError(f"{name}: no such file or folder")
         return load_dataset(name, config, split=split)
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can only be that of a file or folder, and not a hub id."""
+    path = Path(name).expanduser()
+    return path.is_absolute() or name.startswith((".", "~")) or _reader(path) is not None
 
 
 def _from_file(path: Path, split: str | None) -> Dataset:

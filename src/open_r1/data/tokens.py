@@ -16,7 +16,7 @@ from rich.console import Console
 from open_r1.data.bad_rows import BadRow, BadRows
 from open_r1.data.columns import Columns, to_messages
 from open_r1.data.encoding import Encoder
-from open_r1.data.fast_encoding import FastEncoder, choose_encoder
+from open_r1.data.fast_encoding import choose_encoder, fast_version
 from open_r1.data.fingerprint import token_key
 from open_r1.data.rows import DatasetRows, Rows
 from open_r1.data.token_files import INDEX, MASK, META, TOKENS, Meta, TokenWriter, read_meta
@@ -24,6 +24,7 @@ from open_r1.data.token_worker import Work
 from open_r1.data.tokenizing import tokenize_rows
 from open_r1.data.turns import Rendered, render_conversation
 from open_r1.errors import UserError
+from open_r1.files import cache_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -76,7 +77,7 @@ class TokenStore:
 
 def default_cache_dir() -> Path:
     """``$OPEN_R1_CACHE/tokens``, or ``~/.cache/open_r1/tokens``."""
-    return Path(os.environ.get("OPEN_R1_CACHE", "~/.cache/open_r1")).expanduser() / "tokens"
+    return cache_folder("tokens")
 
 
 def tokenize(
@@ -146,7 +147,7 @@ def sample_lengths(
     chosen = work.encoder
     if encoder == "auto" and chosen.byte_level:
         with suppress(Exception):  # not there, or not for this tokenizer: `tokenize` says so
-            chosen = FastEncoder(chosen.backend)
+            chosen = fast_version(chosen)
     rendered = _sample(_as_rows(rows), work, size, seed)
     pairs = chosen.encode_spans([item.text for item in rendered], [item.spans for item in rendered])
     return np.array([len(ids) for ids, _ in pairs], np.int64)

@@ -6,15 +6,20 @@ here as operators with the shapes they return.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import inspect
+import os
+import warnings
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from open_r1.errors import UserError
+from open_r1.files import cache_folder
 
 NO_WINDOW = -1
 
@@ -26,6 +31,15 @@ def has_flash_attention_4() -> bool:
         return importlib.util.find_spec("flash_attn.cute") is not None
     except (ImportError, ValueError):
         return False
+
+
+@cache
+def _interface() -> ModuleType:
+    """The library, with its compiled kernels kept on disk: each takes seconds to compile."""
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED", "1")
+    os.environ.setdefault("FLASH_ATTENTION_CUTE_DSL_CACHE_DIR", str(cache_folder("flash-attn-4")))
+    warnings.filterwarnings("ignore", r"Argument \w+ \(position \d+\) cannot be converted to a JitArgument")
+    return importlib.import_module("flash_attn.cute.interface")
 
 
 @cache
@@ -57,9 +71,7 @@ def flash_attention_4(
 def _fa4(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, left: int
 ) -> tuple[Tensor, Tensor]:
-    from flash_attn.cute.interface import _flash_attn_fwd
-
-    output, normaliser = _flash_attn_fwd(
+    output, normaliser = _interface()._flash_attn_fwd(
         query, key, value, softmax_scale=scale, return_lse=True, **_varlen(cu_seqlens, max_length, left)
     )[:2]
     return output, normaliser
@@ -84,9 +96,7 @@ def _fa4_backward(
     scale: float,
     left: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    from flash_attn.cute.interface import _flash_attn_bwd
-
-    grads = _flash_attn_bwd(
+    grads = _interface()._flash_attn_bwd(
         query,
         key,
         value,

@@ -124,8 +124,8 @@ class _TargetLogprobs(torch.autograd.Function):
                 normaliser[part] = torch.logsumexp(logits, dim=-1)
                 logprobs[part] = logits.gather(-1, targets[part, None])[:, 0] - normaliser[part]
                 if entropy:
-                    probabilities = torch.exp(logits - normaliser[part, None])
-                    entropies[part] = normaliser[part] - (probabilities * logits).sum(-1)
+                    probabilities = (logits - normaliser[part, None]).exp_()
+                    entropies[part] = normaliser[part] - probabilities.mul_(logits).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
         ctx.settings = (temperature, transform, chunk)
         ctx.mark_non_differentiable(entropies)
@@ -146,7 +146,7 @@ class _TargetLogprobs(torch.autograd.Function):
                 part = slice(start, start + chunk)
                 logits = logits_of(hidden[part], compute_weight, compute_bias, transform, temperature)
                 slope = transform.slope(logits, temperature)
-                grad = torch.exp(logits - normaliser[part, None]).neg_()
+                grad = logits.sub_(normaliser[part, None]).exp_().neg_()
                 grad.scatter_add_(-1, targets[part, None], torch.ones_like(grad[:, :1]))
                 grad *= grad_logprobs[part, None] * slope
                 grad = grad.to(hidden.dtype)

@@ -134,6 +134,7 @@ class Workload:
         adapters: parameters of LoRA adapters; None trains all weights.
         bits: of the linear weights under adapters: 4, 8, or None as ``weight_dtype``.
         accumulates: whether a step has several micro-batches, so that gradients and activations are there together.
+        logprobs: whether the head gives log-probabilities (GRPO, and any loss in fp16) instead of a loss.
         buckets: whether gradients are exchanged through a second copy of them (DDP).
         chunk: targets whose logits are held at a time; None as the head chooses.
         weight_shards, gradient_shards, optimizer_shards: over how many processes each is spread.
@@ -147,6 +148,7 @@ class Workload:
     bits: int | None = None
     accumulates: bool = False
     compiled: bool = True
+    logprobs: bool = False
     buckets: bool = False
     chunk: int | None = None
     weight_shards: int = 1
@@ -171,6 +173,7 @@ class Workload:
             adapters=adapters,
             bits=4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
             accumulates=settings.gradient_accumulation_steps > 1,
+            logprobs=settings.fp16 or isinstance(settings, GRPOConfig),
             **more,
         )
 
@@ -203,9 +206,11 @@ def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> Memory
         layer += w * shape.hidden * shape.intermediate
 
     chunk = min(work.tokens, work.chunk or chunk_targets(shape.vocabulary, torch.empty(0, dtype=work.compute_dtype)))
-    head = chunk * shape.vocabulary * w + work.tokens * shape.hidden * (r + 2 * w)
+    a_logit = 8 if work.logprobs else w  # float32 and what is made of them, or turned into their gradient in place
+    head = chunk * shape.vocabulary * a_logit + work.tokens * shape.hidden * (r + 2 * w)
     if work.adapters is None:  # the gradient of the head's weight, and what is cast on the way
-        head += shape.vocabulary * shape.hidden * (r if r == w else r + 2 * w)
+        cast = (0 if r == w else 2 * w) + (w if work.logprobs else 0)
+        head += shape.vocabulary * shape.hidden * (r + cast)
     held = gradients + activations if work.accumulates else max(gradients, activations)
     total = weights + optimizer + held + buckets + max(layer, head)
     return MemoryEstimate(weights, gradients + buckets, optimizer, activations, layer, head, total)

@@ -69,10 +69,10 @@ def _zero_settings(environment: MutableMapping[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     if file.lower() not in ("none", ""):
         try:
-            whole = json.loads(Path(file).read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"deepspeed_config_file {file} cannot be read as JSON: {error}") from error
-        settings = {name: value for name, value in whole.get("zero_optimization", {}).items() if value != "auto"}
+            zero = json.loads(Path(file).read_text()).get("zero_optimization", {})
+            settings = {name: value for name, value in zero.items() if value != "auto"}
+        except (OSError, ValueError, AttributeError) as error:  # of what is no table
+            raise UserError(f"deepspeed_config_file {file} cannot be read as DeepSpeed's JSON: {error}") from error
     if "stage" not in settings:
         settings["stage"] = int(environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2"))
     for name in ("offload_optimizer", "offload_param"):

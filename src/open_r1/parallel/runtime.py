@@ -6,6 +6,7 @@ Hugging Face Accelerate decides, from the launcher's environment; no other modul
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -48,6 +49,8 @@ class Runtime:
         on_cpu = not torch.cuda.is_available() and not torch.backends.mps.is_available()
         if mixed_precision == "fp16" and on_cpu:
             raise UserError("fp16 needs a GPU: leave --fp16 out, or set --bf16, on a CPU")
+        if on_cpu:
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, says that it looked
         plan = take_plan()
         self._accelerator = Accelerator(
             mixed_precision=mixed_precision,

@@ -96,7 +96,7 @@ class ZeRO(Whole):
             self._link_moments()
 
     def _link_moments(self) -> None:
-        """Lets parameters find their moments. DeepSpeed does so when one group has stepped, and the others have none."""
+        """Lets each parameter find its moments: DeepSpeed does so once one group has stepped, and only that has any."""
         shared = self._engine.optimizer
         if all(shared.optimizer.state.get(flat) for flat in shared.single_partition_of_fp32_groups):
             shared._hp_optimizer_states_linked = False

@@ -82,7 +82,9 @@ def superseded(there: list[str], files: list[str]) -> Iterator[str]:
 
 
 def _is_weights(name: str) -> bool:
-    return "/" not in name and name.endswith((".safetensors", ".safetensors.index.json"))
+    """The configuration of adapters counts too: beside a whole model it would send who loads it to another base."""
+    ends = (".safetensors", ".safetensors.index.json", "adapter_config.json")
+    return "/" not in name and name.endswith(ends)
 
 
 def explain(error: BaseException) -> dict[str, str]:

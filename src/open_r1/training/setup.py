@@ -114,7 +114,8 @@ def _is_of_a_run(name: str, finished: bool) -> bool:
     """Whether a run wrote this; weights count only beside the results of a finished run, else they are somebody's."""
     if name in (METRICS_FILE, COMPLETIONS_FILE, RESULTS_FILE) or re.fullmatch(r"checkpoint-\d+", name):
         return True
-    return finished and name.endswith((".safetensors", ".safetensors.index.json"))
+    # Of adapters the configuration too: beside a whole model it would send who loads it to another base.
+    return finished and name.endswith((".safetensors", ".safetensors.index.json", "adapter_config.json"))
 
 
 def load_chat(config: SFTConfig | GRPOConfig) -> tuple[PreTrainedTokenizerBase, ChatFormat]:

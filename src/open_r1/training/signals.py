@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import time
 from types import FrameType, TracebackType
+
+ECHO = 5.0
+"""Seconds in which a launcher passes on a signal that its processes, all of one group, may have had already."""
 
 
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
@@ -21,6 +26,9 @@ class Interrupted(Exception):  # noqa: N818 (a request, not an error)
 class StopSignal:
     """While entered, the first SIGTERM or SIGINT is noted; a second one acts as it would have without this.
 
+    Ctrl-C and batch systems tell every process of a group, and a launcher then tells its own once more: under
+    `torchrun` and `accelerate launch` what comes within `ECHO` of the first is the first.
+
     Attributes:
         number: SIGTERM or SIGINT once one has arrived, else 0.
     """
@@ -29,6 +37,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.number = 0
+        self._first = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
@@ -47,8 +56,14 @@ class StopSignal:
         self._previous.clear()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
+        launched = "TORCHELASTIC_RUN_ID" in os.environ
+        if not self.number:
+            self.number, self._first = number, time.monotonic()
+            if not launched:
+                self._restore()
+        elif time.monotonic() - self._first > ECHO:
+            self._restore()
+            signal.raise_signal(number)
 
     def check(self) -> None:
         """Raises `Interrupted` if a signal has arrived."""

@@ -21,16 +21,14 @@ class FakeDatasetHub:
         files: path -> contents, at the only commit.
         commit: its hash.
         requests: "METHOD path" of all that was asked.
-        held: paths of which nothing is sent until they are taken out of here.
         broken: paths that the hub fails to send.
     """
 
-    name: str = "ada/traces"
+    name: str = "ada/traces-v1.5"
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
     commit: str = "c" * 40
     requests: list[str] = field(default_factory=list)
-    held: dict[str, threading.Event] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
 
     def environment(self, home: Path) -> dict[str, str]:
@@ -62,8 +60,6 @@ def fake_dataset_hub() -> Iterator[FakeDatasetHub]:
     try:
         yield hub
     finally:
-        for event in hub.held.values():
-            event.set()
         server.shutdown()
         server.server_close()
 
@@ -113,8 +109,6 @@ class _Handler(BaseHTTPRequestHandler):
         elif name in self.hub.broken:
             self._send(500, {"error": "made up for a test"})
         else:
-            if self.command == "GET" and name in self.hub.held:
-                self.hub.held[name].wait(60)
             self._send(200, data, {"ETag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Repo-Commit": self.hub.commit})
 
     def _send(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:

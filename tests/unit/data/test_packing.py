@@ -102,8 +102,42 @@ def test_packs_are_not_in_order_of_length():
 @pytest.mark.parametrize("budget", [2048, 4096, 8192, 16384, 32768])
 def test_packs_of_long_traces_are_full(budget):
     made = plan(long_traces(20_000), budget, seed=0, epoch=0)
-    assert made.fill >= 0.98
+    sizes_of = made.segments[:, 2] - made.segments[:, 1]
+    least = max(made.tokens / budget, (sizes_of > budget / 2).sum())  # no two of these share a pack
+    assert len(made) <= 1.005 * least
     assert made.fill == pytest.approx(sum(sizes(made)) / (len(made) * budget))
+
+
+def short_answers(count: int) -> np.ndarray:
+    """Lengths like those of answers to sums: 230 tokens on average, up to 2,000."""
+    return np.clip(np.random.default_rng(0).lognormal(5.3, 0.5, count), 10, 2000).astype(np.int64)
+
+
+def test_packs_of_short_answers_are_full_and_hold_all_lengths():
+    lengths = short_answers(50_000)
+    made = plan(lengths, 16384, seed=0, epoch=0)
+    assert made.fill >= 0.995
+    means = np.array([pack[:, 2].mean() for pack in made])
+    by_length = np.array([lengths[pack].mean() for pack in best_fit(lengths, 16384)])
+    assert means.std() < 0.5 * by_length.std()
+
+
+def test_short_answers_close_the_gaps_between_long_traces():
+    lengths = np.concatenate([long_traces(10_000), short_answers(10_000)])
+    assert plan(lengths, 32768, seed=0, epoch=0).fill >= 0.998
+
+
+@given(lengths_lists, st.integers(60, 100), st.lists(st.integers(0, 100), max_size=20))
+def test_rooms_of_packs_that_are_there_already_are_filled_by_best_fit(lengths, budget, rooms):
+    pack_of = pack_numbers(np.array(lengths), budget, np.array(rooms, np.int64))
+    left = np.array(rooms, np.int64)
+    for item in sorted(range(len(lengths)), key=lambda item: -lengths[item]):
+        fitting = left[left >= lengths[item]]
+        if pack_of[item] < 0:
+            assert not len(fitting)
+        else:
+            left[pack_of[item]] -= lengths[item]
+    assert (left >= 0).all()
 
 
 def test_without_packing_a_pack_is_a_batch():

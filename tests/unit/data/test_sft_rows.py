@@ -209,7 +209,9 @@ class TestHub:
                 hub.files[f"data/train-{number:05d}-of-00003.parquet"] = parquet(10 * number, 10 * number + 10)
             yield hub
 
-    def read(self, hub: FakeDatasetHub, *settings: str, name: str = "ada/traces", **variables: str) -> dict[str, Any]:
+    def read(
+        self, hub: FakeDatasetHub, *settings: str, name: str = "ada/traces-v1.5", **variables: str
+    ) -> dict[str, Any]:
         """What a process of its own finds."""
         hub.requests.clear()
         command = [sys.executable, READER, self.home / "tokenizer", self.home / "tokens", name, *settings]
@@ -222,7 +224,7 @@ class TestHub:
 
     def test_shards_are_downloaded_once_and_never_copied(self, hub):
         first = self.read(hub)
-        assert first["said"] == "3 files of ada/traces at cccccccc"
+        assert first["said"] == "3 files of ada/traces-v1.5 at cccccccc"
         assert (first["kind"], first["rows"], first["sampled"], first["cached"]) == ("HubRows", 30, 10, False)
         assert hub.downloads() == [f"data/train-{number:05d}-of-00003.parquet" for number in range(3)]
         assert not list(self.home.rglob("*.arrow"))
@@ -245,7 +247,7 @@ class TestHub:
         last = "data/train-00002-of-00003.parquet"
         hub.broken.add(last)
         assert (
-            f"ada/traces: {last} is not in the hub's cache and cannot be downloaded (Server error '500"
+            f"ada/traces-v1.5: {last} is not in the hub's cache and cannot be downloaded (Server error '500"
             in self.read(hub)["error"]
         )
         assert list(self.home.glob("tokens/*.partial"))
@@ -262,8 +264,9 @@ class TestHub:
             b"  - {split: test, path: data/test-*}\n---\n"
         )
         found = self.read(hub)
-        assert found["said"] == "30 rows in 3 files of ada/traces at cccccccc"
+        assert found["said"] == "30 rows in 3 files of ada/traces-v1.5 at cccccccc"
         assert found["splits"] == ["train", "test"]
+        assert not any("test" in file for file in hub.downloads())  # nobody has asked for its rows
         part = self.read(hub, "dataset_train_split=train[:4]")
         assert (part["kind"], part["rows"]) == ("DatasetRows", 4)
 

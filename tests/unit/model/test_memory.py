@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
-from open_r1.config import SFTConfig
+from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.pack import TrainingSequence, make_pack
 from open_r1.model.attention import NAME
 from open_r1.model.layers import LEVELS
@@ -136,8 +136,28 @@ def test_of_settings() -> None:
     assert full == Workload(tokens=8, accumulates=True)
     lora = Workload.of(SFTConfig(**common, use_peft=True, load_in_4bit=True), QWEN_7B, tokens=8)
     assert lora == Workload(tokens=8, weight_dtype=torch.bfloat16, adapters=40_370_176, bits=4)
+    grpo = Workload.of(GRPOConfig(**common, reward_funcs=["accuracy"]), QWEN_7B, tokens=8)
+    assert grpo == Workload(tokens=8, logprobs=True)
     plain = Workload.of(SFTConfig(**{**common, "bf16": False}, torch_dtype="auto"), QWEN_7B, tokens=8, compiled=False)
     assert (plain.weight_dtype, plain.compute_dtype, plain.compiled) == (torch.bfloat16, torch.bfloat16, False)
+
+
+def test_log_probabilities_take_float32_logits_twice() -> None:
+    shape = ModelShape.of(QWEN_1_5B)
+    loss, logprobs = (
+        estimate_memory(shape, Workload(tokens=8192, weight_dtype=torch.bfloat16, logprobs=each), "full")
+        for each in (False, True)
+    )
+    logits, weight = 4096 * 151_936, 151_936 * 1536
+    assert logprobs.head - loss.head == (8 - 2) * logits + 2 * weight
+
+
+def test_gradients_exchanged_by_ddp_are_there_twice() -> None:
+    shape, work = ModelShape.of(QWEN_1_5B), Workload(tokens=16_384)
+    for level in LEVELS:
+        alone, ddp = (estimate_memory(shape, replace(work, buckets=each), level) for each in (False, True))
+        assert ddp.gradients == 2 * alone.gradients
+        assert ddp.total - alone.total == alone.gradients
 
 
 def test_experts() -> None:

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 from fake_hub import FakeHub, fake_hub
 from safetensors.torch import load
+from torch import Tensor
 from training_runs import Run, assert_same_weights, train
+from transformers import AutoModelForCausalLM
 
 from open_r1.errors import UserError
 from open_r1.training import publishing
@@ -127,6 +129,19 @@ def test_adapters(settings: dict[str, Any], hub: FakeHub, tmp_path: Path) -> Non
     assert set(hub.files()) >= {"adapter_model.safetensors", "adapter_config.json", "README.md"}
     assert "model.safetensors" not in hub.files()
     assert_same_weights(hub_weights(hub, "adapter_model.safetensors"), run.weights)
+
+
+def test_a_whole_model_takes_the_place_of_adapters(settings: dict[str, Any], hub: FakeHub, tmp_path: Path) -> None:
+    """In the folder and on the hub: what is left of adapters would send who loads it to another base."""
+    train("sft", tmp_path / "run", **settings, use_peft=True)
+    run = train("sft", tmp_path / "run", **settings, overwrite_output_dir=True)
+    assert set(hub.files()) == MODEL | TOKENIZER
+    for folder in (run.folder, download(hub, tmp_path / "other")):
+        assert_same_weights(AutoModelForCausalLM.from_pretrained(folder).state_dict(), run.weights | tied(run.weights))
+
+
+def tied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"lm_head.weight": weights["model.embed_tokens.weight"]}
 
 
 def said_later(said: str) -> list[str]:

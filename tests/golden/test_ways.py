@@ -1,0 +1,184 @@
+"""DDP, FSDP, ZeRO 2 and ZeRO 3 on two processes, with LoRA and without, are one process, and continue one another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks_cases import ENVIRONMENTS
+from test_ranks import GENTLE, TORCHRUN, assert_same_run
+from training_runs import SOURCE, Run, assert_close_weights, finish, flags, start, train
+from transformers import AutoModelForCausalLM
+
+HERE = Path(__file__).parent
+WAYS = ("ddp", "fsdp", "zero2", "zero3")
+LORA = {"use_peft": "true", "lora_r": 4}
+ONE, TWO = {"per_device_train_batch_size": 6}, {"gradient_accumulation_steps": 3}  # the same packs in a step
+CONSTANT = {"lr_scheduler_type": "constant"}
+TOLERANCE = 1e-5
+OWN_GROUP = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+
+
+def launcher(way: str) -> list[str]:
+    """Words of ``accelerate launch`` with a file of this repository, for two processes of one thread."""
+    words = ["-m", "accelerate.commands.launch", "--config_file", str(ENVIRONMENTS[way]), "--num_processes", "2"]
+    return [*words, "--main_process_port", "0", "--num_cpu_threads_per_process", "1", str(SOURCE / "sft.py")]
+
+
+@pytest.fixture(scope="module")
+def sft(sft_settings: dict[str, Any]) -> dict[str, Any]:
+    return sft_settings | GENTLE | {"save_strategy": "steps", "save_steps": 3}
+
+
+@pytest.fixture(scope="module")
+def grpo(grpo_settings: dict[str, Any]) -> dict[str, Any]:
+    return grpo_settings | GENTLE | {"max_steps": 2, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ways")
+
+
+@pytest.fixture(scope="module")
+def one(sft: dict[str, Any], grpo: dict[str, Any], folder: Path) -> dict[str, Run]:
+    """The runs of one process."""
+    return {
+        "full": train("sft", folder / "one-full", **sft | ONE),
+        "lora": train("sft", folder / "one-lora", **sft | ONE | LORA),
+        "poisoned": train("sft", folder / "one-poisoned", **sft | ONE | CONSTANT | {"max_steps": 1}),
+        "grpo": train("grpo", folder / "one-grpo", **grpo | {"per_device_train_batch_size": 16}),
+    }
+
+
+@pytest.fixture(scope="module")
+def two(one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], folder: Path) -> dict[tuple[str, str], Run]:
+    """Many short runs of two processes, by way and name."""
+    settings: dict[tuple[str, str], dict[str, Any]] = {}
+    for way in WAYS:
+        settings[way, "lora"] = sft | TWO | LORA
+        settings[way, "continued"] = sft | TWO | {"resume_from_checkpoint": one["full"].folder / "checkpoint-3"}
+        settings[way, "poisoned"] = sft | TWO | CONSTANT | {"max_steps": 2}
+        settings[way, "grpo"] = grpo
+    runs = {key: Run(folder / "-".join(key)) for key in settings}
+    cases = []
+    for (way, name), values in settings.items():
+        case = {"kind": way, "command": "grpo" if name == "grpo" else "sft"}
+        case["words"] = flags(values | {"output_dir": runs[way, name].folder})
+        case |= {"poison": 4} if name == "poisoned" else {}  # the first micro-batch of its second step
+        case |= {"refused": True} if name == "grpo" and way in ("fsdp", "zero3") else {}
+        cases.append(case)
+    (folder / "cases.json").write_text(json.dumps(cases))
+    program([HERE / "ranks_cases.py", folder / "cases.json"], folder / "cases.log")
+    return runs
+
+
+def program(words: list[Any], log: Path) -> str:
+    """Runs a program in two processes; what it printed."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SOURCE.parent}", "COLUMNS": "300"}
+    with log.open("w") as file:
+        command = [sys.executable, *TORCHRUN, *map(str, words)]
+        code = subprocess.run(command, env=environment, stdout=file, stderr=file, timeout=300, check=False).returncode
+    assert code == 0, log.read_text()[-6000:]
+    return log.read_text()
+
+
+def test_weights_and_moments_go_from_way_to_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    chains = ["full:ddp,fsdp,zero2,zero3,ddp", "lora:zero2,zero3,fsdp,ddp", "untied:zero3,fsdp,zero2"]
+    chains.append("compiled:zero2,fsdp,ddp")
+    said = program([HERE / "ranks_states.py", tiny_checkpoint, *chains], tmp_path / "states.log")
+    assert all(f"equal: {chain}" in said for chain in chains)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_accelerate_launch_is_one_process(
+    way: str,
+    sft: dict[str, Any],
+    one: dict[str, Run],
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """A whole run; then one process goes on from its checkpoint, and what was exported is opened."""
+    run = finish(start(launcher(way), folder / way, **sft | TWO), folder / way)
+    assert_same_run(run, one["full"])
+    model = AutoModelForCausalLM.from_pretrained(run.folder, dtype=torch.float32)
+    assert_close_weights(
+        {name: tensor for name, tensor in model.state_dict().items() if name in run.weights}, run.weights, 0.0
+    )
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+
+    capsys.readouterr()
+    checkpoint = run.folder / "checkpoint-3"
+    continued = train("sft", tmp_path / "continued", **sft | ONE, resume_from_checkpoint=checkpoint)
+    said = capsys.readouterr().err
+    assert "the same course from here on, but no longer bit for bit" in said
+    assert "processes: 2 -> 1" in said
+    assert f"continuing from {checkpoint} (step 3 of 6)" in said
+    assert [line["loss"] for line in continued.metrics] == pytest.approx(one["full"].losses[3:], abs=TOLERANCE)
+    assert_close_weights(continued.weights, one["full"].weights, TOLERANCE)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_adapters(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]) -> None:
+    assert_same_run(two[way, "lora"], one["lora"])
+    assert all("lora_" in name for name in two[way, "lora"].weights)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_continue_one(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]) -> None:
+    continued = two[way, "continued"]
+    assert [line["loss"] for line in continued.metrics] == pytest.approx(one["full"].losses[3:], abs=TOLERANCE)
+    assert_close_weights(continued.weights, one["full"].weights, TOLERANCE)
+    said = continued.folder.with_suffix(".log").read_text()
+    assert said.count("no longer bit for bit") == 1
+    assert "sums are taken in another order" in said
+    assert "processes: 1 -> 2" in said
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_poisoned_batch_of_one_rank_is_skipped_by_all(
+    way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
+) -> None:
+    run = two[way, "poisoned"]
+    assert [line.get("skipped") for line in run.metrics] == [None, 1]
+    assert (run.folder / "nonfinite-step-2-rank-1.pt").exists()
+    assert not (run.folder / "nonfinite-step-2-rank-0.pt").exists()
+    assert_close_weights(run.weights, one["poisoned"].weights, TOLERANCE)
+
+
+@pytest.mark.parametrize("way", ["ddp", "zero2"])
+def test_grpo(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]) -> None:
+    assert_same_run(two[way, "grpo"], one["grpo"])
+
+
+@pytest.mark.parametrize("way", ["fsdp", "zero3"])
+def test_grpo_where_no_process_has_whole_weights(way: str, two: dict[tuple[str, str], Run]) -> None:
+    lines = two[way, "grpo"].folder.with_suffix(".log").read_text().splitlines()
+    (refusal,) = {line for line in lines if line.startswith("error:")}
+    assert "ddp.yaml or zero2.yaml" in refusal
+
+
+def test_sigterm_stops_all_ranks_at_one_step(sft: dict[str, Any], tmp_path: Path) -> None:
+    """All processes are told, as batch systems do it; the launcher then tells the ranks a second time."""
+    settings = sft | TWO | {"max_steps": 400, "save_steps": 1000}
+    stopped = start(["-c", OWN_GROUP, *launcher("fsdp")], tmp_path / "run", **settings)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") >= 2):
+        assert stopped.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(stopped.pid, signal.SIGTERM)
+    assert stopped.wait(60) != 0
+    said = (tmp_path / "run.log").read_text()
+    (step,) = Run(tmp_path / "run").checkpoints
+    assert step == len(Run(tmp_path / "run").losses) < 400
+    assert f"stopped by SIGTERM after step {step} of 400; saved to {tmp_path}/run/checkpoint-{step}" in said
