@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +206,7 @@ def environment(device: str) -> dict[str, str]:
     return NO_MULTICAST | os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"} | quiet | hidden
 
 
+@cache
 def gpus() -> int:
     """How many GPUs this machine shows, without opening one here."""
     code = "import torch; print(torch.cuda.device_count())"

@@ -20,8 +20,8 @@ from rich.console import Console
 from open_r1.config import SFTConfig, parse
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import find_columns
-from open_r1.data.mixture import load_datasets
 from open_r1.data.packing import announce
+from open_r1.data.sft_rows import load_sft_rows
 from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
@@ -81,7 +81,7 @@ def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tup
 
     It may run beside anything: of several processes one makes the tokens, the others wait at a file, not at each other.
     """
-    datasets = load_datasets(config)
+    datasets = load_sft_rows(config)
     if config.eval_strategy != "no" and "test" not in datasets:
         raise UserError(
             f"eval_strategy {config.eval_strategy} needs held-out rows and there is no split "
@@ -98,7 +98,7 @@ def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tup
             answer=config.answer_column,
         )
         if runtime.is_main and split == "train":
-            console.print(f"data: {len(rows):,} rows; {columns}")
+            console.print(f"data: {rows}; {columns}")
             console.print(
                 announce(
                     sample_lengths(rows, chat, columns, encoder=config.encoder), config.max_length, config.overlong

@@ -15,7 +15,7 @@ import pytest
 import torch
 from ranks_cases import ENVIRONMENTS
 from test_ranks import GENTLE, TORCHRUN, assert_same_run
-from training_runs import SOURCE, Run, assert_close_weights, finish, flags, start, train
+from training_runs import SOURCE, Run, assert_close_weights, assert_same_weights, finish, flags, start, train
 from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
@@ -65,9 +65,13 @@ def two(one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], folder: 
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for way in WAYS:
         settings[way, "lora"] = sft | TWO | LORA
+        lora = folder / f"{way}-lora" / "checkpoint-3"
+        settings[way, "lora-continued"] = sft | TWO | LORA | {"resume_from_checkpoint": lora}
         settings[way, "continued"] = sft | TWO | {"resume_from_checkpoint": one["full"].folder / "checkpoint-3"}
         settings[way, "poisoned"] = sft | TWO | CONSTANT | {"max_steps": 2}
         settings[way, "grpo"] = grpo
+    for way in ("fsdp", "zero2"):
+        settings[way, "uncompiled"] = sft | TWO | {"torch_compile": "true"}
     runs = {key: Run(folder / "-".join(key)) for key in settings}
     cases = []
     for (way, name), values in settings.items():
@@ -84,6 +88,7 @@ def two(one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], folder: 
 def program(words: list[Any], log: Path) -> str:
     """Runs a program in two processes; what it printed."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{SOURCE.parent}", "COLUMNS": "300"}
+    environment |= {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(log.with_suffix(".compiled"))}
     with log.open("w") as file:
         command = [sys.executable, *TORCHRUN, *map(str, words)]
         code = subprocess.run(command, env=environment, stdout=file, stderr=file, timeout=300, check=False).returncode
@@ -134,6 +139,14 @@ def test_adapters(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_the_same_way_continues_bit_for_bit(way: str, two: dict[tuple[str, str], Run]) -> None:
+    whole, continued = two[way, "lora"], two[way, "lora-continued"]
+    assert [line["loss"] for line in continued.metrics] == whole.losses[3:]
+    assert_same_weights(continued.weights, whole.weights)
+    assert "bit for bit" not in continued.folder.with_suffix(".log").read_text()
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_two_processes_continue_one(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]) -> None:
     continued = two[way, "continued"]
     assert [line["loss"] for line in continued.metrics] == pytest.approx(one["full"].losses[3:], abs=TOLERANCE)
@@ -153,6 +166,16 @@ def test_a_poisoned_batch_of_one_rank_is_skipped_by_all(
     assert (run.folder / "nonfinite-step-2-rank-1.pt").exists()
     assert not (run.folder / "nonfinite-step-2-rank-0.pt").exists()
     assert_close_weights(run.weights, one["poisoned"].weights, TOLERANCE)
+
+
+@pytest.mark.parametrize("way", ["fsdp", "zero2"])
+def test_a_compiler_that_fails_leaves_nothing_behind(
+    way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
+) -> None:
+    """It fails in the middle of a forward pass, with the weights of a layer gathered."""
+    run = two[way, "uncompiled"]
+    assert "the layers run uncompiled, slower: the compiler failed" in run.folder.with_suffix(".log").read_text()
+    assert_same_run(run, one["full"])
 
 
 @pytest.mark.parametrize("way", ["ddp", "zero2"])

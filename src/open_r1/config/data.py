@@ -81,7 +81,7 @@ class DataConfig(Settings):
     """Several data sets with weights, instead of dataset_name: {datasets: [{id: …, weight: …}], seed: 0}."""
 
     dataset_num_proc: PositiveInt | None = field(default=None, metadata=alias("preprocessing_num_workers"))
-    """Processes that read and tokenize; unset takes one a core."""
+    """Processes that tokenize; unset takes one a core, at most four with the fast encoder."""
 
     messages_column: str | None = None
     """Column of chat messages; unset is found by its name."""

@@ -124,16 +124,20 @@ def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
             raise
         except Exception as error:
             if not is_out_of_memory(error):
+                if not pack_model.layers.compiled:
+                    raise
+                # A pass that went through follows: after half a one, FSDP holds gathered weights in place of its parts.
                 pack_model.layers.compiled = False
                 reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 _say(runtime, f"[yellow]the layers run uncompiled, slower[/]: the compiler failed ({reason[:200]})")
-                break
-            if runtime.sharded and runtime.world_size > 1:
+            elif runtime.sharded and runtime.world_size > 1:
                 raise sharded_advice(step=0) from None
-            level = pack_model.raise_recompute()
-            if level is None:  # the loop halves micro-batches
+            elif level := pack_model.raise_recompute():
+                _say(
+                    runtime, f"a full micro-batch does not fit into memory: gradient_checkpointing {level} from here on"
+                )
+            else:  # the loop halves micro-batches
                 break
-            _say(runtime, f"a full micro-batch does not fit into memory: gradient_checkpointing {level} from here on")
         _drop_gradients(runtime, module)
         empty_caches()
     _drop_gradients(runtime, module)
