@@ -128,7 +128,7 @@ def run(case: str, folder: Path, processes: int, packs: int, arguments: argparse
     }
     if arguments.recompute != "auto":
         settings["gradient_checkpointing"] = arguments.recompute
-    if case in ("one", "fsdp"):  # others go on from there
+    if any(other.startswith(f"{case}>") for other in arguments.cases):  # which goes on from there
         settings |= {"save_strategy": "steps", "save_steps": steps // 2}
     if source:
         checkpoint = folder / source / f"checkpoint-{steps // 2}"

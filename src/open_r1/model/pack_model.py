@@ -28,6 +28,7 @@ class PackModel(nn.Module):
 
     Attributes:
         layers: how the decoder layers are run: compiled, recomputed.
+        full: tokens of a full micro-batch, 0 where there is no such size.
         separable: whether a pack is computed in one pass; else in several, as many as its lengths ask for.
     """
 
@@ -35,6 +36,7 @@ class PackModel(nn.Module):
         super().__init__()
         self.model = model
         self.layers = Layers(self.causal_lm)
+        self.full = 0
         self._transform = LogitTransform.of(self.causal_lm.config)
         self.separable = keeps_sequences_apart(self.causal_lm)
         call_by_targets(self.causal_lm.get_output_embeddings())
@@ -75,7 +77,7 @@ class PackModel(nn.Module):
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else next(causal_lm.parameters()).dtype
         if self.layers.compiled:
-            pack = pad_pack(pack, padded_tokens(len(pack)), padded_sequences(len(pack.lengths) + 1))
+            pack = pad_pack(pack, padded_tokens(len(pack), self.full), padded_sequences(len(pack.lengths) + 1))
         output = causal_lm.base_model(
             input_ids=pack.input_ids[None],
             position_ids=pack.position_ids[None],
@@ -96,8 +98,13 @@ class PackModel(nn.Module):
         return hidden_TD.new_empty(hidden_TD.shape).index_copy(0, torch.cat(places), hidden_TD)
 
 
-def padded_tokens(tokens: int) -> int:
-    """The next of eight sizes an octave, so that a handful of shapes is compiled and a full pack stays as it is."""
+def padded_tokens(tokens: int, full: int = 0) -> int:
+    """``full`` where not more than a quarter of it is missing, else the next of eight sizes an octave.
+
+    Each size is compiled once, which takes longer than many steps.
+    """
+    if 0 <= full - tokens <= full // 4:
+        return full
     step = max(16, 1 << max(0, (tokens - 1).bit_length() - 4))
     return -(-tokens // step) * step
 

@@ -43,6 +43,7 @@ def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack
     dtype = runtime.autocast_dtype or next(pack_model.parameters()).dtype
     if not gathered and compiles(config, runtime.device, pack_model, dtype):
         pack_model.layers.compile()
+        pack_model.full = micro_batch_tokens(config)
     pack_model.layers.recompute = config.recompute or least_recompute(config, runtime, pack_model)
 
 
