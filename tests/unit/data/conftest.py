@@ -6,8 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
+from watched_rows import PIECE, rows_with_bad_ones
+
+from open_r1.data import rows as rows_module
+from open_r1.data import tokenizing
+from open_r1.data.chat import ChatFormat
 
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
 TEXT = "the user asks and the assistant answers: six times seven is forty-two.\n\n\nSo it is.\n" * 20
@@ -66,3 +72,22 @@ def word_level() -> Callable[..., PreTrainedTokenizerFast]:
         return fast
 
     return make
+
+
+@pytest.fixture
+def rows() -> Dataset:
+    """Fifty rows, three of them bad."""
+    return rows_with_bad_ones()
+
+
+@pytest.fixture
+def chat(byte_level: Callable[..., PreTrainedTokenizerFast]) -> ChatFormat:
+    """Qwen2's."""
+    return ChatFormat(byte_level("qwen2"))
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty rows are many pieces, and worth several processes."""
+    monkeypatch.setattr(rows_module, "PIECE_ROWS", PIECE)
+    monkeypatch.setattr(tokenizing, "ROWS_WORTH_PROCESSES", 16)

@@ -10,30 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
-from watched_rows import COLUMNS, PIECE, ROWS, WatchedRows, contents, expected, rows_with_bad_ones
+from watched_rows import COLUMNS, PIECE, ROWS, WatchedRows, contents, expected
 
-from open_r1.data import rows as rows_module
-from open_r1.data import token_files, tokenizing
-from open_r1.data.chat import ChatFormat
+from open_r1.data import token_files
 from open_r1.data.tokens import tokenize
 from open_r1.errors import UserError
 
-
-@pytest.fixture
-def rows() -> Dataset:
-    return rows_with_bad_ones()
-
-
-@pytest.fixture
-def chat(byte_level) -> ChatFormat:
-    return ChatFormat(byte_level("qwen2"))
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(rows_module, "PIECE_ROWS", PIECE)
-    monkeypatch.setattr(tokenizing, "ROWS_WORTH_PROCESSES", 16)
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 
 @pytest.mark.parametrize("num_proc", [1, 2])

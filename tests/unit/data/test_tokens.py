@@ -10,10 +10,8 @@ import numpy as np
 import pytest
 from datasets import Dataset, concatenate_datasets
 from rich.console import Console
-from watched_rows import BAD, COLUMNS, PIECE, ROWS, WatchedRows, contents, expected, interrupt, rows_with_bad_ones
+from watched_rows import BAD, COLUMNS, ROWS, WatchedRows, contents, expected, interrupt
 
-from open_r1.data import rows as rows_module
-from open_r1.data import tokenizing
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import Columns
 from open_r1.data.fingerprint import token_key
@@ -21,21 +19,7 @@ from open_r1.data.rows import DatasetRows
 from open_r1.data.tokens import default_cache_dir, sample_lengths, tokenize
 from open_r1.errors import UserError
 
-
-@pytest.fixture
-def rows() -> Dataset:
-    return rows_with_bad_ones()
-
-
-@pytest.fixture
-def chat(byte_level) -> ChatFormat:
-    return ChatFormat(byte_level("qwen2"))
-
-
-@pytest.fixture(autouse=True)
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(rows_module, "PIECE_ROWS", PIECE)
-    monkeypatch.setattr(tokenizing, "ROWS_WORTH_PROCESSES", 16)
+pytestmark = pytest.mark.usefixtures("small_pieces")
 
 
 @pytest.mark.parametrize("num_proc", [1, 2, 3])

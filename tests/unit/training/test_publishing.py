@@ -151,7 +151,7 @@ def test_the_newest_of_those_that_wait_wins(hub: FakeHub, tmp_path: Path) -> Non
         ("/commit/", 404, "there is no such repository, or the token may not see it (404)"),
         ("/commit/", 413, "it is too large for the hub (413)"),
         ("/commit/", 500, "the hub answers with error 500"),
-        ("/commit/", 0, "Server disconnected"),
+        ("/commit/", 0, "disconnected|reset by peer|broken pipe"),  # as the moment has it
         ("/commit/", -1, "timed out"),
     ],
 )
@@ -165,7 +165,8 @@ def test_a_failed_upload_is_one_line_and_the_next_save_tries_again(
         run.save(1)
         run.publisher.wait()
         (line,) = run.said.splitlines()
-        assert line.startswith("checkpoint-1 was not uploaded: ") and reason in line
+        assert line.startswith("checkpoint-1 was not uploaded: ")
+        assert any(part in line.lower() for part in reason.lower().split("|")), line
         assert f"later: hf upload ada/run {run.folder}/checkpoint-1 . --exclude" in line
         assert TOKEN not in run.said and not hub.commits and not run.snapshots
         hub.heal()
