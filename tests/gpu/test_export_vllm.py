@@ -69,6 +69,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "warmup_ratio": 0.1,
         "save_strategy": "no",
         "bf16": "true",
+        "torch_compile": "false",
     }
 
 
