@@ -150,14 +150,14 @@ def test_the_fine_tuned_model_answers_and_stops(fine_tuned: Run) -> None:
     tokenizer = AutoTokenizer.from_pretrained(fine_tuned.folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(fine_tuned.folder, dtype="auto")
     assert model.dtype == torch.bfloat16
-    questions = [[{"role": "user", "content": row["question"]}] for row in shortest("gsm8k_test_64.jsonl", 3)]
+    questions = [[{"role": "user", "content": row["question"]}] for row in shortest("gsm8k_test_64.jsonl", 6)]
     prompts = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     )
     answers = model.generate(**prompts, max_new_tokens=128, do_sample=False)[:, prompts["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(answers)
-    # A model this small may lose itself in one of them.
-    assert sum(END in text for text in texts) >= 2, texts
+    # A model this small may lose itself in one of three.
+    assert sum(END in text for text in texts) >= 4, texts
     assert any("####" in text for text in texts), texts
 
 
