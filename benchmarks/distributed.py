@@ -19,7 +19,6 @@ import argparse
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from distributed_table import table
-from sft import ROOT, SHAPES, any_left
+from sft import ROOT, SHAPES, wait_for
 
 from open_r1.files import write_json
 
@@ -166,20 +165,12 @@ def launcher(way: str, processes: int, arguments: argparse.Namespace) -> list[st
 
 def start(words: list[str], folder: Path, arguments: argparse.Namespace) -> tuple[float, str, list[str]]:
     """Runs a command: its seconds, why it failed or "", and what it said."""
-    log, begin, status = folder / "log", time.monotonic(), ""
+    log, begin = folder / "log", time.monotonic()
     with log.open("wb") as file:
         process = subprocess.Popen(
             words, stdout=file, stderr=file, cwd=ROOT, env=environment(arguments.device), start_new_session=True
         )
-        try:
-            if code := process.wait(arguments.timeout):
-                status = f"ended with {code}"
-        except subprocess.TimeoutExpired:
-            status = f"not done in {arguments.timeout:.0f} s"
-        finally:  # ranks too
-            if process.poll() is None or any_left(process.pid):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        status = wait_for(process, arguments.timeout)
     lines = [line.rstrip() for line in log.read_text(errors="replace").replace("\r", "\n").splitlines()]
     return time.monotonic() - begin, status, [line for line in lines if line.strip()]
 

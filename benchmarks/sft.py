@@ -234,17 +234,9 @@ def write_model(folder: Path, shape: dict[str, Any], device: str) -> None:
 
 def finish(started: Started, timeout: float) -> dict[str, Any]:
     """Opens a side's gate and waits for its end; its result, or ``error``."""
-    folder, process = Path(started.job.folder), started.process
+    folder = Path(started.job.folder)
     Path(started.job.gate).touch()
-    try:
-        process.wait(timeout)
-        error = f"ended with {process.returncode}"
-    except subprocess.TimeoutExpired:
-        error = f"not done in {timeout:.0f} s"
-    finally:  # workers too
-        if process.poll() is None or any_left(process.pid):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    error = wait_for(started.process, timeout) or "ended without a result"
     written = folder / "result.json"
     result = json.loads(written.read_text()) if written.exists() else {"error": error}
     lines = (folder / "log").read_text(errors="replace").splitlines()
@@ -254,6 +246,19 @@ def finish(started: Started, timeout: float) -> dict[str, Any]:
     result["notes"] = [line.strip()[:200] for line in lines if any(word in line.lower() for word in told)][:8]
     shutil.rmtree(folder, ignore_errors=True)
     return result
+
+
+def wait_for(process: subprocess.Popen[bytes], timeout: float) -> str:
+    """Waits for a process that leads a group, and ends what is left of the group; why it failed, or ""."""
+    try:
+        code = process.wait(timeout)
+        return f"ended with {code}" if code else ""
+    except subprocess.TimeoutExpired:
+        return f"not done in {timeout:.0f} s"
+    finally:
+        if process.poll() is None or any_left(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def any_left(group: int) -> bool:

@@ -17,6 +17,7 @@ if __name__ == "__main__":  # run as a file, whose folder would shadow libraries
 
 from rich.console import Console
 
+from open_r1.background import Background
 from open_r1.config import SFTConfig, parse
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import find_columns
@@ -25,7 +26,6 @@ from open_r1.data.sft_rows import load_sft_rows
 from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
-from open_r1.training.background import Background
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "open_r1"
 
 LAYERS = (
-    {"errors", "files", "own_code", "rl", "config"},
+    {"background", "errors", "files", "own_code", "rl", "config"},
     {"data", "generation", "model", "parallel", "report", "rewards", "sandbox"},
     {"corpus", "doctor", "evaluation", "training"},
     {"pipeline"},

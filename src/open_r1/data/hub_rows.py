@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import tqdm
 
+from open_r1.background import Background
 from open_r1.data.rows import Piece, parquet_columns, parquet_count, parquet_pieces, parquet_sample
 from open_r1.errors import UserError
 
@@ -79,8 +79,8 @@ class HubRows:
         """As `Rows.sample`, from the first file."""
         return parquet_sample([self.first_file], columns, size, seed)
 
-    def _coming(self, file: str) -> _Download:
-        return _Download(partial(self._fetch, file, quiet=True))
+    def _coming(self, file: str) -> Background[Path]:
+        return Background(self._fetch, file, True)
 
     def _fetch(self, file: str, quiet: bool = False) -> Path:
         bars = {"tqdm_class": _Silent} if quiet else {}
@@ -100,27 +100,3 @@ class _Silent(tqdm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{**kwargs, "disable": True})
-
-
-class _Download:
-    """A file on its way, in a thread that holds up neither an error nor the end of the process."""
-
-    def __init__(self, fetch: Callable[[], Path]) -> None:
-        self._fetch = fetch
-        self._path: Path | None = None
-        self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, daemon=True, name="download")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._path = self._fetch()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Path:
-        """Waits for the file, or raises what kept it away."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._path

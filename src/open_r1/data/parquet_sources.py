@@ -14,9 +14,8 @@ from huggingface_hub.constants import is_offline_mode
 from open_r1.data.hub_rows import HubRows
 from open_r1.data.rows import ParquetRows, Rows, reads_as_it_is
 from open_r1.data.sources import data_readers, is_path, no_progress_bars, one_line_errors
-from open_r1.data.tokens import default_cache_dir
 from open_r1.errors import UserError
-from open_r1.files import read_json, write_json
+from open_r1.files import cache_folder, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _of_builder(name: str, config: str | None, repository: str | None = None) ->
 
 def _of_hub(name: str, config: str | None) -> ParquetFiles | None:
     """As the hub says; where it cannot be reached, as it said the last time."""
-    note = default_cache_dir().parent / "hub" / f"{name.replace('/', '--')}--{config or 'default'}.json"
+    note = cache_folder("hub") / f"{name.replace('/', '--')}--{config or 'default'}.json"
     if is_offline_mode() and (noted := _read(note)) is not None:
         return noted
     try:

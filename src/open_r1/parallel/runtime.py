@@ -70,10 +70,7 @@ class Runtime:
     @property
     def device(self) -> torch.device:
         """Where this rank computes; a GPU by its number."""
-        device = self._accelerator.device
-        if device.type == "cuda" and device.index is None:
-            return torch.device("cuda", torch.cuda.current_device())
-        return device
+        return self._way.device
 
     @property
     def rank(self) -> int:

@@ -31,6 +31,8 @@ class Whole:
         self.accelerator = accelerator
         self.rank, self.world_size = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
+        if self.device.type == "cuda" and self.device.index is None:  # torch asks for the number in places
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self.kind = "ddp" if self.world_size > 1 else "single"
 
     def prepare(self, module: nn.Module, optimizer: Optimizer) -> tuple[nn.Module, Optimizer]:
