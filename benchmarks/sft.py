@@ -105,6 +105,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=10, help="before it: compiling, loading kernels for all packs")
     parser.add_argument("--rounds", type=int, default=1, help="turns of each side; the fastest counts")
     parser.add_argument("--timeout", type=float, default=150, help="seconds for one side")
+    parser.add_argument("--tokens", default="", help="file of trace_tokens.py: real text instead of made-up ids")
     parser.add_argument("--profile", action="store_true", help="and three more steps under the profiler")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape and short packs")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -177,6 +178,7 @@ def start(case: Any, side: Any, arguments: argparse.Namespace) -> Started:
         settings=settings,
         folder=str(folder),
         gate=str(folder / "gate"),
+        tokens=arguments.tokens,
     )
     (folder / "job.json").write_text(json.dumps(asdict(job)))
     command = [sys.executable, str(ROOT / "benchmarks" / "sft_sides.py"), folder / "job.json", folder / "result.json"]

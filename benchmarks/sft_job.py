@@ -21,6 +21,7 @@ class Job:
         mean: mean length of the sequences before they are split to fit.
         settings: further settings, by the names that the system has for them.
         folder: where the side may write; holds ``model/`` with configuration and tokenizer, without weights.
+        tokens: file of `trace_tokens`, or "" for made-up sequences.
         gate: a file; the side imports and makes its packs, and uses the GPU once the file is there.
     """
 
@@ -38,6 +39,7 @@ class Job:
     settings: dict[str, Any]
     folder: str
     gate: str
+    tokens: str = ""
 
     @property
     def total_steps(self) -> int:

@@ -16,11 +16,21 @@ from open_r1.training.batches import StepBatch
 from open_r1.training.sft_source import SFTSource
 from open_r1.training.signals import StopSignal
 
+TOKEN_FIELDS = ("input_ids", "loss_mask", "offsets", "rows", "targets")
 PROMPT = 128  # tokens at the start of each sequence that are not trained on
 SPREAD = 0.75  # standard deviation of the lengths' logarithm
 
 
 def token_store(job: Job) -> TokenStore:
+    """The sequences of ``job.tokens`` where that is given, else made-up ones."""
+    if not job.tokens:
+        return made_up(job)
+    with np.load(job.tokens) as stored:
+        fields = {name: stored[name] for name in TOKEN_FIELDS}
+    return TokenStore(**fields, bad_rows=BadRows(False, 5), cached=True)
+
+
+def made_up(job: Job) -> TokenStore:
     """Seeded sequences with lognormal lengths, their first tokens without loss.
 
     Tokens at even places follow Zipf's law; the one after each is a fixed function of it: something that can be learnt.

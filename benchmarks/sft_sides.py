@@ -59,6 +59,7 @@ class Clock:
         if self.count == self.job.warmup:
             self.begin = now
         if self.count == last:
+            self._synchronize()  # the last mark has to have been passed
             pairs = zip(self.marks, self.marks[1:], strict=False)
             self.result["seconds"] = now - self.begin
             self.result["step_ms"] = [round(self._milliseconds(*pair), 1) for pair in pairs]
