@@ -49,6 +49,17 @@ def group_advantages(rewards_PG: Tensor, scale: RewardScale = "group", eps: floa
     return centred_PG.where(usable_PG, 0.0).to(dtype)
 
 
+def combine_normalised(values_FPG: Tensor, weights: list[float]) -> Tensor:
+    """The weighted sum of the functions' own group advantages, [P, G]; NaN where no function gave a reward.
+
+    GDPO (https://arxiv.org/abs/2601.05242): functions of different spread count by their weights, and answers that earn
+    the same sum in different ways stay apart. Its second normalisation is `group_advantages` of the result with scale
+    ``"batch"``: every group's mean is 0 already.
+    """
+    advantages_FPG = group_advantages(values_FPG.flatten(0, 1)).view_as(values_FPG)
+    return combine_rewards(advantages_FPG.where(~values_FPG.isnan(), torch.nan), weights)
+
+
 def _std(centred_PG: Tensor, valid_PG: Tensor, dim: int | tuple[int, int]) -> Tensor:
     """Unbiased standard deviation of valid values that are already centred, over ``dim``, which is kept."""
     degrees = (valid_PG.sum(dim, keepdim=True) - 1).clamp(min=1)

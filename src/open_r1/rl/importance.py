@@ -5,37 +5,58 @@ Shape suffix: K targets.
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor
 
+from open_r1.rl.losses import kl_k3
+from open_r1.rl.sequences import sequence_sum
 
-def truncated_importance_weights(trainer_logprob_K: Tensor, engine_logprob_K: Tensor, cap: float) -> Tensor:
-    """``min(trainer / engine, cap)`` for each token, [K], without gradient.
+ImportanceMode = Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
 
-    Truncated importance sampling (https://fengyao.notion.site/off-policy-rl): unbiased where the cap does not bite, and
-    of bounded variance.
+
+def importance_weights(
+    trainer_logprob_K: Tensor,
+    engine_logprob_K: Tensor,
+    cap: float,
+    mode: ImportanceMode = "token_truncate",
+    sequence_index_K: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Weights that turn an expectation over the engine's draws into one over the trainer's policy.
+
+    The weight is ``trainer / engine``, of a token or of its whole sequence (the product over its tokens). Above the cap
+    ``truncate`` gives the cap: truncated importance sampling (https://fengyao.notion.site/off-policy-rl), unbiased
+    where the cap does not bite, and of bounded variance. ``mask`` gives 0 there: what the trainer holds to be far
+    likelier than the engine did is left out.
+
+    Args:
+        sequence_index_K: int64, which sequence a target belongs to; needed by the sequence modes.
+
+    Returns:
+        The weights [K], without gradient, and bool [K], which of them were above the cap.
 
     Raises:
         ValueError: if the cap is not positive.
     """
     if cap <= 0:
         raise ValueError(f"cap is {cap}: it must be positive")
-    return (trainer_logprob_K.detach() - engine_logprob_K).exp().clamp(max=cap)
+    level, _, beyond = mode.partition("_")
+    log_ratio_K = trainer_logprob_K.detach() - engine_logprob_K
+    if level == "sequence":
+        log_ratio_K = sequence_sum(log_ratio_K, sequence_index_K)
+    ratio_K = log_ratio_K.exp()
+    capped_K = ratio_K > cap
+    return ratio_K.clamp(max=cap) if beyond == "truncate" else ratio_K.masked_fill(capped_K, 0.0), capped_K
 
 
 def mismatch(trainer_logprob_K: Tensor, engine_logprob_K: Tensor) -> dict[str, Tensor]:
-    """How far the two are apart on the tokens that the engine drew; nats.
+    """How far the two are apart on the tokens that the engine drew, in nats: detached sums over targets.
 
     Returns:
-        Detached scalars: ``mean`` and ``max`` of the absolute difference, and ``kl``, the k3 estimate of
-        KL(engine || trainer). All are 0 where there is no token.
+        ``mismatch``, of the absolute difference, and ``mismatch_kl``, of the k3 estimate of KL(engine || trainer).
     """
-    difference_K = (trainer_logprob_K.detach() - engine_logprob_K).float()
-    if difference_K.numel() == 0:
-        zero = torch.zeros((), device=difference_K.device)
-        return {"mean": zero, "max": zero, "kl": zero}
+    trainer_logprob_K = trainer_logprob_K.detach()
     return {
-        "mean": difference_K.abs().mean(),
-        "max": difference_K.abs().max(),
-        "kl": (difference_K.expm1() - difference_K).mean(),
+        "mismatch": (trainer_logprob_K - engine_logprob_K).abs().sum(),
+        "mismatch_kl": kl_k3(engine_logprob_K, trainer_logprob_K).sum(),
     }

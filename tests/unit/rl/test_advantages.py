@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from open_r1.rl.advantages import combine_rewards, group_advantages
+from open_r1.rl.advantages import combine_normalised, combine_rewards, group_advantages
 
 NAN = float("nan")
 
@@ -74,3 +74,29 @@ def test_rewards_combine_over_the_functions_that_gave_one():
 def test_weights_must_match_the_functions():
     with pytest.raises(ValueError, match="1 reward weights for 2"):
         combine_rewards(torch.zeros(2, 1, 1), [1.0])
+
+
+def test_normalised_rewards_by_hand():
+    """GDPO: two functions of different spread count the same, and equal sums earned differently stay apart."""
+    values = torch.tensor([[[0.0, 1.0], [10.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    half = 0.5**0.5  # (1 - 0.5) / std of (0, 1)
+    expected = torch.tensor([[half, -half], [half, -half]], dtype=torch.float64)
+    combined = combine_normalised(values, [1.0, 2.0])
+    torch.testing.assert_close(combined, expected, atol=1e-3, rtol=0)
+    assert combine_rewards(values, [1.0, 1.0])[0].tolist() == [1, 1], "the plain sum does not tell them apart"
+
+    advantages = group_advantages(combined, "batch")
+    torch.testing.assert_close(advantages, (combined - combined.mean()) / (combined.std() + 1e-4))
+
+
+def test_normalised_rewards_leave_out_what_is_missing():
+    values = torch.tensor([[[0.0, 1.0, NAN, NAN]], [[3.0, NAN, 3.0, NAN]]], dtype=torch.float64)
+    combined = combine_normalised(values, [1.0, 1.0])
+    half = 0.5**0.5
+    expected = torch.tensor([[-half, half, 0.0, NAN]], dtype=torch.float64)
+    torch.testing.assert_close(combined, expected, atol=1e-3, rtol=0, equal_nan=True)
+
+
+def test_equal_rewards_are_equal_when_normalised():
+    combined = combine_normalised(torch.full((2, 1, 8), 0.7, dtype=torch.float64), [1.0, 0.3])
+    assert combined.max() == combined.min()
