@@ -51,7 +51,7 @@ def keeps_sequences_apart(model: PreTrainedModel) -> bool:
 
 
 def attention_arguments(
-    config: PreTrainedConfig, pack: Pack, dtype: torch.dtype, *, constant_shape: bool = False
+    config: PreTrainedConfig, pack: Pack, dtype: torch.dtype, *, constant_shape: bool = False, longest: int = 0
 ) -> dict[str, Any]:
     """The keyword arguments that keep a `transformers` decoder within the sequences of ``pack``.
 
@@ -60,12 +60,13 @@ def attention_arguments(
 
     Args:
         constant_shape: the same numbers for all packs of one size, as far as the kernel allows.
+        longest: tokens that the longest sequence is then taken for at least.
     """
     device = pack.input_ids.device
     if config._attn_implementation == NAME:
         kernel = choose_kernel(device, dtype)
         groups = group_sequences(pack.lengths, device) if kernel == "documents" else ()
-        longest = max(pack.lengths)
+        longest = max(longest if constant_shape else 0, *pack.lengths)
         if constant_shape:  # compiled layers take the number for a constant; for "varlen" it is also work
             longest = len(pack) if kernel == "fa4" else min(len(pack), 1 << (longest - 1).bit_length())
         documents = Documents(pack.cu_seqlens, longest, kernel, groups)

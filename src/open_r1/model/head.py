@@ -2,37 +2,29 @@
 
 For K targets, vocabulary V and chunks of C targets, memory is C × V instead of K × V. The backward pass of
 `target_logprobs` computes each chunk's logits again, so the cost is four matrix products where full logits need three;
-`weighted_nll`, whose gradient does not depend on what comes after, needs three.
+`weighted_nll` and `policy_loss`, which know a chunk's gradient before the next chunk, need three.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from open_r1.errors import UserError
-from open_r1.model.logits import PLAIN, LogitTransform, chunk_targets, logits_of
+from open_r1.model.logit_chunk import ChunkedHead, Scores
+from open_r1.model.logits import PLAIN, LogitTransform, chunk_targets
 from open_r1.model.nll import WeightedNLL
-
-
-@dataclass(frozen=True)
-class TokenLogprobs:
-    """What the head says of K targets.
-
-    Attributes:
-        logprobs: float32 [K], log-probability of each target in nats; differentiable.
-        entropy: float32 [K], entropy of each target's distribution in nats, without gradient; None if not asked for.
-    """
-
-    logprobs: Tensor
-    entropy: Tensor | None = None
+from open_r1.model.policy_head import PolicyObjective, PolicyTargets, TokenLogprobs, policy_loss_in_one_pass
 
 
 def call_by_targets(head: nn.Module) -> None:
-    """Lets ``head(hidden, targets=…)`` be `target_logprobs` or `weighted_nll`; ``head(hidden)`` gives logits as before.
+    """Lets ``head(hidden, targets=…)`` be `target_logprobs`; ``head(hidden)`` gives logits as before.
+
+    With a ``loss_weight`` it is `weighted_nll`, with an ``objective`` `policy_loss`.
 
     Called as a module, so that the hooks which gather sharded weights run.
     """
@@ -40,10 +32,18 @@ def call_by_targets(head: nn.Module) -> None:
 
 
 def _forward(
-    head: nn.Module, hidden: Tensor, *, targets: Tensor | None = None, loss_weight: Tensor | None = None, **options
-) -> Tensor | TokenLogprobs:
+    head: nn.Module,
+    hidden: Tensor,
+    *,
+    targets: Tensor | None = None,
+    loss_weight: Tensor | None = None,
+    objective: PolicyObjective | None = None,
+    **options: Any,
+) -> Tensor | TokenLogprobs | tuple[Tensor, dict[str, Tensor]]:
     if targets is None:
         return type(head).forward(head, hidden)
+    if objective is not None:
+        return policy_loss(hidden, head, targets, objective, **options)
     if loss_weight is not None:
         return weighted_nll(hidden, head, targets, loss_weight, **options)
     return target_logprobs(hidden, head, targets, **options)
@@ -71,7 +71,7 @@ def target_logprobs(
     logprobs, entropies = _TargetLogprobs.apply(
         hidden, head.weight, head.bias, targets, temperature, transform, entropy, chunk
     )
-    return TokenLogprobs(logprobs, entropies if entropy else None)
+    return TokenLogprobs(logprobs, entropies)
 
 
 def weighted_nll(
@@ -96,6 +96,34 @@ def weighted_nll(
     return WeightedNLL.apply(hidden, head.weight, head.bias, targets, loss_weight, temperature, transform, chunk)
 
 
+def policy_loss(
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    objective: PolicyObjective,
+    policy_targets: PolicyTargets,
+    *,
+    temperature: float = 1.0,
+    transform: LogitTransform = PLAIN,
+    chunk: int | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of an objective that is a sum over targets, a float32 scalar, and its metrics, without gradient.
+
+    Arguments as of `target_logprobs`.
+
+    Args:
+        objective: may be called with some of the targets at a time, and is always given their entropy.
+        policy_targets: what the objective is told of the K targets.
+    """
+    hidden = _in_compute_dtype(hidden, head)
+    options = {"temperature": temperature, "transform": transform, "chunk": chunk}
+    if hidden.dtype == torch.float16:
+        predicted = target_logprobs(hidden, head, targets, entropy=True, **options)
+        loss, metrics = objective(predicted, policy_targets)
+        return loss, {name: value.detach() for name, value in metrics.items()}
+    return policy_loss_in_one_pass(hidden, head.weight, head.bias, targets, objective, policy_targets, **options)
+
+
 def _in_compute_dtype(hidden: Tensor, head: nn.Module) -> Tensor:
     if not isinstance(head, nn.Linear):
         raise UserError(
@@ -107,53 +135,40 @@ def _in_compute_dtype(hidden: Tensor, head: nn.Module) -> Tensor:
 
 
 class _TargetLogprobs(torch.autograd.Function):
-    """d logprob_k / d logits_kv = [v = target_k] − softmax(logits_k)_v, chunk by chunk."""
+    """Log-probabilities and entropies in chunks of logits, which the backward pass computes again."""
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, temperature, transform, entropy, chunk):
-        compute_weight = weight.to(hidden.dtype)
-        compute_bias = None if bias is None else bias.to(hidden.dtype)
+        head = ChunkedHead(hidden, weight, bias, wanted=(False, False, False))
         chunk = chunk or chunk_targets(len(weight), hidden)
         logprobs = hidden.new_empty(len(targets), dtype=torch.float32)
-        normaliser = torch.empty_like(logprobs)
-        entropies = torch.empty_like(logprobs) if entropy else logprobs.new_empty(0)
+        normalisers = torch.empty_like(logprobs)
+        entropies = torch.empty_like(logprobs) if entropy else None
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                logits = logits_of(hidden[part], compute_weight, compute_bias, transform, temperature)
-                normaliser[part] = torch.logsumexp(logits, dim=-1)
-                logprobs[part] = logits.gather(-1, targets[part, None])[:, 0] - normaliser[part]
+                scores = head.logits(part, targets[part], transform, temperature).score(entropy)
+                logprobs[part], normalisers[part] = scores.logprobs, scores.normalisers
                 if entropy:
-                    probabilities = (logits - normaliser[part, None]).exp_()
-                    entropies[part] = normaliser[part] - probabilities.mul_(logits).sum(-1)
-        ctx.save_for_backward(hidden, weight, bias, targets, normaliser)
+                    entropies[part] = scores.entropies
+        ctx.save_for_backward(hidden, weight, bias, targets, normalisers, entropies)
         ctx.settings = (temperature, transform, chunk)
-        ctx.mark_non_differentiable(entropies)
+        ctx.set_materialize_grads(False)
         return logprobs, entropies
 
     @staticmethod
-    def backward(ctx, grad_logprobs, _grad_entropies):
-        hidden, weight, bias, targets, normaliser = ctx.saved_tensors
+    @once_differentiable
+    def backward(ctx, of_logprobs, of_entropies):
+        hidden, weight, bias, targets, normalisers, entropies = ctx.saved_tensors
         temperature, transform, chunk = ctx.settings
-        compute_weight = weight.to(hidden.dtype)
-        compute_bias = None if bias is None else bias.to(hidden.dtype)
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.zeros_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight) if needs_weight else None
-        grad_bias = torch.zeros_like(bias) if needs_bias else None
+        if of_logprobs is None:
+            of_logprobs = torch.zeros_like(normalisers)
+        scores = Scores(of_logprobs, normalisers, entropies)  # the gradient does not look at the log-probabilities
+        head = ChunkedHead(hidden, weight, bias, wanted=ctx.needs_input_grad[:3])
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
-                logits = logits_of(hidden[part], compute_weight, compute_bias, transform, temperature)
-                slope = transform.slope(logits, temperature)
-                grad = logits.sub_(normaliser[part, None]).exp_().neg_()
-                grad.scatter_add_(-1, targets[part, None], torch.ones_like(grad[:, :1]))
-                grad *= grad_logprobs[part, None] * slope
-                grad = grad.to(hidden.dtype)
-                if grad_hidden is not None:
-                    grad_hidden[part] = grad @ compute_weight
-                if grad_weight is not None:
-                    grad_weight += grad.T @ hidden[part]
-                if grad_bias is not None:
-                    grad_bias += grad.sum(0)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None, None
+                logits = head.logits(part, targets[part], transform, temperature)
+                of_entropy = None if of_entropies is None else of_entropies[part].contiguous()
+                head.add(part, logits.gradient(scores.part(part), of_logprobs[part].contiguous(), of_entropy))
+        return *head.gradients(), None, None, None, None, None

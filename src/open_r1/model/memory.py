@@ -56,7 +56,8 @@ class MemoryEstimate:
         activations: what the layers keep from forward to backward.
         layer: what the backward pass of one layer needs beside it.
         head: a chunk of logits, and the hidden states and gradients at both ends of the head.
-        total: at the peak; not the sum: gradients appear while activations go, and layers follow the head.
+        total: at the peak, with what is reserved for others; not the sum: gradients appear while activations go, and
+            layers follow the head.
     """
 
     weights: float
@@ -134,9 +135,9 @@ class Workload:
         adapters: parameters of LoRA adapters; None trains all weights.
         bits: of the linear weights under adapters: 4, 8, or None as ``weight_dtype``.
         accumulates: whether a step has several micro-batches, so that gradients and activations are there together.
-        logprobs: whether the head gives log-probabilities (GRPO, and any loss in fp16) instead of a loss.
         buckets: whether gradients are exchanged through a second copy of them (DDP).
         chunk: targets whose logits are held at a time; None as the head chooses.
+        reserved: bytes that something else keeps on the device: a frozen reference, an engine.
         weight_shards, gradient_shards, optimizer_shards: over how many processes each is spread.
     """
 
@@ -148,9 +149,9 @@ class Workload:
     bits: int | None = None
     accumulates: bool = False
     compiled: bool = True
-    logprobs: bool = False
     buckets: bool = False
     chunk: int | None = None
+    reserved: float = 0.0
     weight_shards: int = 1
     gradient_shards: int = 1
     optimizer_shards: int = 1
@@ -172,8 +173,8 @@ class Workload:
             compute_dtype=torch.bfloat16 if settings.bf16 else torch.float16 if settings.fp16 else weights,
             adapters=adapters,
             bits=4 if settings.load_in_4bit else 8 if settings.load_in_8bit else None,
-            accumulates=settings.gradient_accumulation_steps > 1,
-            logprobs=settings.fp16 or isinstance(settings, GRPOConfig),
+            # GRPO's packs are as many as its completions fill.
+            accumulates=isinstance(settings, GRPOConfig) or settings.gradient_accumulation_steps > 1,
             **more,
         )
 
@@ -206,13 +207,12 @@ def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> Memory
         layer += w * shape.hidden * shape.intermediate
 
     chunk = min(work.tokens, work.chunk or chunk_targets(shape.vocabulary, torch.empty(0, dtype=work.compute_dtype)))
-    a_logit = 8 if work.logprobs else w  # float32 and what is made of them, or turned into their gradient in place
-    head = chunk * shape.vocabulary * a_logit + work.tokens * shape.hidden * (r + 2 * w)
+    # Logits are turned into their gradient in place.
+    head = chunk * shape.vocabulary * w + work.tokens * shape.hidden * (r + 2 * w)
     if work.adapters is None:  # the gradient of the head's weight, and what is cast on the way
-        cast = (0 if r == w else 2 * w) + (w if work.logprobs else 0)
-        head += shape.vocabulary * shape.hidden * (r + cast)
+        head += shape.vocabulary * shape.hidden * (r + (0 if r == w else 2 * w))
     held = gradients + activations if work.accumulates else max(gradients, activations)
-    total = weights + optimizer + held + buckets + max(layer, head)
+    total = weights + optimizer + held + buckets + max(layer, head) + work.reserved
     return MemoryEstimate(weights, gradients + buckets, optimizer, activations, layer, head, total)
 
 

@@ -18,7 +18,8 @@ from open_r1.model.logits import LogitTransform, chunk_targets, logits_of
 
 
 @cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
+    """Whether kernels in Triton can be compiled; some platforms have a torch without it."""
     return importlib.util.find_spec("triton") is not None
 
 
@@ -56,7 +57,7 @@ class WeightedNLL(torch.autograd.Function):
                 if needs_hidden:
                     torch.mm(grad, compute_weight, out=grad_hidden[part])
                 if needs_weight:
-                    _accumulate(grad_weight, grad, hidden[part], first=start == 0)
+                    accumulate_product(grad_weight, grad, hidden[part], first=start == 0)
                 if needs_bias:
                     grad_bias += grad.sum(0)
         if needs_weight and not len(targets):
@@ -74,8 +75,8 @@ class WeightedNLL(torch.autograd.Function):
         return *grads, None, None, None, None, None
 
 
-def _accumulate(grad_weight: Tensor, grad: Tensor, hidden: Tensor, *, first: bool) -> None:
-    """Adds gradᵀ · hidden."""
+def accumulate_product(grad_weight: Tensor, grad: Tensor, hidden: Tensor, *, first: bool) -> None:
+    """Adds gradᵀ · hidden to ``grad_weight``, whose contents count for nothing where it is the ``first``."""
     if grad_weight.dtype != hidden.dtype:
         product = grad.T @ hidden
         grad_weight.copy_(product) if first else grad_weight.add_(product)
@@ -96,7 +97,7 @@ def _chunk(
     needs_grad: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Losses [C] and the gradient of their sum with respect to ``hidden @ weightᵀ + bias`` [C, V]."""
-    if hidden.is_cuda and transform.softcap is None and transform.scale > 0 and _has_triton():
+    if hidden.is_cuda and transform.softcap is None and transform.scale > 0 and has_triton():
         from open_r1.model.nll_kernel import weighted_nll_
 
         logits = torch.nn.functional.linear(hidden, weight, bias)

@@ -12,10 +12,11 @@ from transformers import PreTrainedModel
 
 from open_r1.data.pack import Pack, pad_pack
 from open_r1.model.attention import attention_arguments, keeps_sequences_apart
-from open_r1.model.head import TokenLogprobs, call_by_targets
+from open_r1.model.head import call_by_targets
 from open_r1.model.kernels import group_sequences
 from open_r1.model.layers import Layers
 from open_r1.model.logits import LogitTransform
+from open_r1.model.policy_head import PolicyObjective, PolicyTargets, TokenLogprobs
 
 MIN_SEQUENCES = 16
 
@@ -29,6 +30,8 @@ class PackModel(nn.Module):
     Attributes:
         layers: how the decoder layers are run: compiled, recomputed.
         full: tokens of a full micro-batch, 0 where there is no such size.
+        sequences, longest: for how many sequences, and for how long a one, packs run through compiled layers at least:
+            what varies below is not compiled for.
         separable: whether a pack is computed in one pass; else in several, as many as its lengths ask for.
     """
 
@@ -37,6 +40,8 @@ class PackModel(nn.Module):
         self.model = model
         self.layers = Layers(self.causal_lm)
         self.full = 0
+        self.sequences = MIN_SEQUENCES
+        self.longest = 0
         self._transform = LogitTransform.of(self.causal_lm.config)
         self.separable = keeps_sequences_apart(self.causal_lm)
         call_by_targets(self.causal_lm.get_output_embeddings())
@@ -47,17 +52,25 @@ class PackModel(nn.Module):
         return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     def forward(
-        self, pack: Pack, temperature: float = 1.0, entropy: bool = False, nll: bool = False
-    ) -> TokenLogprobs | Tensor:
+        self,
+        pack: Pack,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        nll: bool = False,
+        objective: PolicyObjective | None = None,
+    ) -> TokenLogprobs | Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Log-probabilities [K] of the targets under softmax(logits / temperature), and their entropy if asked.
 
-        With ``nll`` instead the float32 scalar Σ loss_weight · −logprob over the targets, at a lower cost: its
-        gradient is made on the way.
+        With ``nll`` instead the float32 scalar Σ loss_weight · −logprob over the targets, and with a pointwise
+        ``objective`` its loss and metrics, both at a lower cost: the gradient is made on the way.
         """
         hidden_TD = self._hidden(pack) if self.separable else self._hidden_by_rows(pack)
         # Target t is predicted from the hidden state at t - 1.
         hidden_KD = hidden_TD.index_select(0, pack.target_index - 1)
-        options = {"loss_weight": pack.loss_weight} if nll else {"entropy": entropy}
+        if objective is not None:
+            options = {"objective": objective, "policy_targets": PolicyTargets.of(pack)}
+        else:
+            options = {"loss_weight": pack.loss_weight} if nll else {"entropy": entropy}
         return self.causal_lm.get_output_embeddings()(
             hidden_KD,
             targets=pack.input_ids.index_select(0, pack.target_index),
@@ -70,6 +83,12 @@ class PackModel(nn.Module):
         """Recomputes more from here on, for less memory; the new level, or None where there is none."""
         return self.layers.raise_recompute()
 
+    def run_like(self, other: PackModel) -> None:
+        """Compiles the layers if those of ``other`` are, for the same shapes."""
+        self.full, self.sequences, self.longest = other.full, other.sequences, other.longest
+        if other.layers.compiled:
+            self.layers.compile()
+
     def _hidden(self, pack: Pack) -> Tensor:
         """Hidden states [T, D] of the whole pack as one row; of compiled layers, those of padding too."""
         causal_lm = self.causal_lm
@@ -77,12 +96,15 @@ class PackModel(nn.Module):
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else next(causal_lm.parameters()).dtype
         if self.layers.compiled:
-            pack = pad_pack(pack, padded_tokens(len(pack), self.full), padded_sequences(len(pack.lengths) + 1))
+            sequences = max(self.sequences, padded_sequences(len(pack.lengths) + 1))
+            pack = pad_pack(pack, padded_tokens(len(pack), self.full), sequences)
         output = causal_lm.base_model(
             input_ids=pack.input_ids[None],
             position_ids=pack.position_ids[None],
             use_cache=False,
-            **attention_arguments(causal_lm.config, pack, dtype, constant_shape=self.layers.compiled),
+            **attention_arguments(
+                causal_lm.config, pack, dtype, constant_shape=self.layers.compiled, longest=self.longest
+            ),
         )
         return output.last_hidden_state[0]
 

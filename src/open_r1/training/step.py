@@ -25,7 +25,10 @@ from open_r1.training.signals import StopSignal
 from open_r1.training.update import choose_update
 
 Objective = Callable[[TokenLogprobs | Tensor, Pack], tuple[Tensor, dict[str, Tensor]]]
-"""The sum (not mean) of the weighted losses of a pack's targets, and sums of metrics over its targets."""
+"""The sum (not mean) of the weighted losses of a pack's targets, and sums of metrics over its targets.
+
+One whose attribute ``pointwise`` is true is called with some of a pack's targets at a time (`PolicyTargets`).
+"""
 
 COUNTS = ("sequences", "tokens", "flops", "targets")
 CAREFUL_STEPS = 2
@@ -138,7 +141,7 @@ class TrainingStep:
         self._awaited = several and self._runtime.sharded
         with self._runtime.accumulate(self._module, last=last):
             pack = pack.to(self._runtime.device)
-            total, metrics = self._objective(self._module(pack, **self._forward), pack)
+            total, metrics = loss_of(self._module, pack, self._objective, self._forward)
             loss = total / denominator
             self._awaited = several and (last or self._runtime.sharded)
             self._runtime.backward(loss)
@@ -162,6 +165,21 @@ class TrainingStep:
         dtype = torch.float32 if device.type == "mps" else torch.float64
         counted = torch.tensor(counts, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)
         return self._runtime.sum(torch.cat([torch.stack(list(sums.values())).to(dtype), counted]))
+
+
+def loss_of(
+    module: nn.Module, pack: Pack, objective: Objective, forward: dict[str, Any]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective's loss of a pack on its device, with gradient, and its metrics without.
+
+    Args:
+        module: the wrapped `PackModel`; ``forward``: keyword arguments of its forward beside the pack.
+    """
+    if getattr(objective, "pointwise", False):
+        loss, metrics = module(pack, objective=objective, **forward)
+    else:
+        loss, metrics = objective(module(pack, **forward), pack)
+    return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -1,10 +1,13 @@
 """Before the first step: how the layers are run, and one pass over a full micro-batch that costs nothing later.
 
-The pass compiles the layers (while another thread still reads the data) and meets a lack of memory when nothing has
-been lost yet.
+The pass compiles the layers (while another thread still reads the data, or before an engine takes its memory) and meets
+a lack of memory when nothing has been lost yet.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +19,28 @@ from open_r1.data.pack import Pack, TrainingSequence, make_pack
 from open_r1.errors import UserError
 from open_r1.model.attention import NAME, choose_kernel
 from open_r1.model.layers import LEVELS
-from open_r1.model.memory import ModelShape, Workload, choose_recompute, device_memory, estimate_memory
-from open_r1.model.pack_model import PackModel
+from open_r1.model.memory import USABLE, ModelShape, Workload, choose_recompute, device_memory, estimate_memory
+from open_r1.model.pack_model import PackModel, padded_sequences
 from open_r1.parallel.runtime import Runtime
-from open_r1.training.grpo_source import SMALLEST_PACK
 from open_r1.training.out_of_memory import empty_caches, is_out_of_memory, sharded_advice
+from open_r1.training.pack_budget import (
+    SMALLEST_PACK,
+    choose_pack,
+    engine_bytes,
+    frozen_bytes,
+    large_packs,
+    longest_sequence,
+    may_sleep,
+    pack_sizes,
+)
+from open_r1.training.sft_source import SFT_FORWARD, sft_objective
+from open_r1.training.step import Objective, loss_of
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel) -> None:
-    """Sets compilation as ``torch_compile`` says, and recomputation as ``gradient_checkpointing`` does.
+    """Sets compilation as ``torch_compile`` says, recomputation as ``gradient_checkpointing``, and GRPO's pack size.
 
     Raises:
         UserError: for layers that are to be compiled, and whose weights are gathered for each product (ZeRO-3); for a
@@ -44,50 +58,92 @@ def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack
     if not gathered and compiles(config, runtime.device, pack_model, dtype):
         pack_model.layers.compile()
         pack_model.full = micro_batch_tokens(config)
-    pack_model.layers.recompute = config.recompute or least_recompute(config, runtime, pack_model)
+    if isinstance(config, GRPOConfig):
+        pack_model.full, level = choose_packs(config, runtime, pack_model)
+        # Completions grow and shrink in training: what of a full pack varies with them is padded to one shape too.
+        longest = longest_sequence(config)
+        pack_model.longest = max(longest, pack_model.full // 4)
+        pack_model.sequences = padded_sequences(pack_model.full // max(1, longest // 4))
+    else:
+        level = config.recompute or least_recompute(config, runtime, pack_model)
+    pack_model.layers.recompute = level
 
 
-def least_recompute(config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel) -> str:
+def least_recompute(config: SFTConfig, runtime: Runtime, pack_model: PackModel) -> str:
     """The least recomputation with which a step fits into this GPU's memory, on all ranks; on a CPU "none"."""
     memory = device_memory(runtime.device)
     if memory is None:
         return LEVELS[0]
     shape, work = describe_work(config, runtime, pack_model)
-    number = int(runtime.max(float(LEVELS.index(choose_recompute(shape, work, memory)))))
-    level, gib = LEVELS[number], 2**30
+    level = _highest(runtime, choose_recompute(shape, work, memory))
+    _say_memory(runtime, shape, work, level, memory)
+    return level
+
+
+def choose_packs(config: GRPOConfig, runtime: Runtime, pack_model: PackModel) -> tuple[int, str]:
+    """Tokens of a pack, and the least recomputation, with which a step fits beside what else is on this GPU.
+
+    All ranks get the same; on a CPU nothing is recomputed unless the settings say so.
+    """
+    sizes, memory = pack_sizes(config, runtime.device), device_memory(runtime.device)
+    if memory is None:
+        return sizes[0], config.recompute or LEVELS[0]
+    shape, work = describe_work(config, runtime, pack_model)
+    levels = [config.recompute] if config.recompute else list(LEVELS)
+    engine = engine_bytes(config, shape, work.compute_dtype.itemsize, memory)
+
+    def fits(tokens: int, level: str) -> bool:
+        return estimate_memory(shape, replace(work, tokens=tokens), level).total + engine <= USABLE * memory
+
+    if may_sleep(config) and not any(fits(size, levels[0]) for size in large_packs(sizes)):
+        engine = 0.0  # sleep takes less time than recomputation
+    tokens, level = choose_pack(sizes, levels, fits)
+    tokens, level = int(-runtime.max(-float(tokens))), _highest(runtime, level)
+    _say_memory(runtime, shape, replace(work, tokens=tokens), level, memory, f"; packs of {tokens:,} tokens")
+    return tokens, level
+
+
+def _highest(runtime: Runtime, level: str) -> str:
+    return LEVELS[int(runtime.max(float(LEVELS.index(level))))]
+
+
+def _say_memory(runtime: Runtime, shape: ModelShape, work: Workload, level: str, memory: int, more: str = "") -> None:
+    gib = 2**30
     peak = estimate_memory(shape, work, level).total
     _say(
         runtime,
         f"[dim]gradient_checkpointing {level}: {peak / gib:.1f} GiB are expected at the peak of a step, "
-        f"{memory / gib:.1f} GiB are there[/]",
+        f"{memory / gib:.1f} GiB are there{more}[/]",
     )
-    return level
 
 
 def describe_work(
     config: SFTConfig | GRPOConfig, runtime: Runtime, pack_model: PackModel
 ) -> tuple[ModelShape, Workload]:
-    """What `estimate_memory` is to be asked about a step of this run on this rank."""
+    """What `estimate_memory` is to be asked about a step of this run on this rank, whatever draws its completions."""
     model_config = pack_model.causal_lm.config
     weights, gradients, optimizer = runtime.shards
+    shape = ModelShape.of(model_config, config.trust_remote_code)
+    stored = getattr(model_config, "dtype", None) or torch.float32
     work = Workload.of(
         config,
         model_config,
-        tokens=micro_batch_tokens(config),
+        tokens=pack_model.full or micro_batch_tokens(config),
         compiled=pack_model.layers.compiled,
         buckets=runtime.kind == "ddp",
+        reserved=frozen_bytes(config, shape, stored) if isinstance(config, GRPOConfig) else 0.0,
         weight_shards=weights,
         gradient_shards=gradients,
         optimizer_shards=optimizer,
     )
-    return ModelShape.of(model_config, config.trust_remote_code), work
+    return shape, work
 
 
 def micro_batch_tokens(config: SFTConfig | GRPOConfig) -> int:
-    """Tokens of a full micro-batch."""
+    """Tokens of a full micro-batch; GRPO's where memory does not decide."""
     if isinstance(config, SFTConfig):
         return config.max_length * config.per_device_train_batch_size
-    return max(config.pack_length or SMALLEST_PACK, (config.max_prompt_length or 0) + config.max_completion_length)
+    return max(config.pack_length or SMALLEST_PACK, longest_sequence(config))
 
 
 def compiles(config: SFTConfig | GRPOConfig, device: torch.device, pack_model: PackModel, dtype: torch.dtype) -> bool:
@@ -95,18 +151,27 @@ def compiles(config: SFTConfig | GRPOConfig, device: torch.device, pack_model: P
     if config.torch_compile is not None:
         return config.torch_compile
     return (
-        isinstance(config, SFTConfig)  # whose packs are full: few shapes to compile for
-        and device.type == "cuda"
+        device.type == "cuda"
         and pack_model.causal_lm.config._attn_implementation == NAME
         and choose_kernel(device, dtype) != "documents"
         and not (config.load_in_4bit or config.load_in_8bit)
     )
 
 
-def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
+def warm_up(
+    config: SFTConfig | GRPOConfig,
+    runtime: Runtime,
+    module: nn.Module,
+    objective: Objective = sft_objective,
+    forward: dict[str, Any] = SFT_FORWARD,
+) -> None:
     """One forward and backward pass over a full micro-batch; its gradients are dropped.
 
-    A compiler that fails is done without; where memory is short, more is recomputed from here on. Both are said.
+    A compiler that fails is done without; where memory is short, more is recomputed from here on. Both are said. Memory
+    that is free afterwards is given back where an engine is to have it.
+
+    Args:
+        objective, forward: as `TrainingStep` has them.
 
     Raises:
         UserError: where memory is short, and other ranks wait for what this one cannot give (FSDP, DeepSpeed).
@@ -114,12 +179,17 @@ def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
     pack_model: PackModel = runtime.unwrap(module)
     if not pack_model.layers.compiled:
         return
-    pack = full_pack(config.max_length, config.per_device_train_batch_size).to(runtime.device)
+    if isinstance(config, GRPOConfig):
+        pack = full_policy_pack(pack_model.full, longest_sequence(config), reference=bool(config.beta))
+    else:
+        pack = full_pack(config.max_length, config.per_device_train_batch_size)
+    pack = pack.to(runtime.device)
     module.train()
     while True:
         try:
             with runtime.accumulate(module, last=False):
-                runtime.backward(module(pack, nll=True) / len(pack))
+                loss, _ = loss_of(module, pack, objective, forward)
+                runtime.backward(loss / len(pack))
             break
         except UserError:
             raise
@@ -142,6 +212,8 @@ def warm_up(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
         _drop_gradients(runtime, module)
         empty_caches()
     _drop_gradients(runtime, module)
+    if isinstance(config, GRPOConfig):
+        empty_caches()
 
 
 def _drop_gradients(runtime: Runtime, module: nn.Module) -> None:
@@ -155,6 +227,28 @@ def full_pack(max_length: int, sequences: int) -> Pack:
     """``sequences`` sequences of ``max_length`` tokens, nearly all of them targets."""
     ids, weight = np.zeros(max_length, np.int64), np.ones(max_length, np.float32)
     return make_pack([TrainingSequence(ids=ids, loss_weight=weight)] * sequences)
+
+
+def full_policy_pack(tokens: int, longest: int, *, reference: bool) -> Pack:
+    """A pack of ``tokens`` tokens as completions make it, of half of the longest length; nearly all of them targets.
+
+    Args:
+        reference: whether it carries log-probabilities of a reference.
+    """
+    length = min(tokens, max(2, longest // 2))
+    whole, rest = divmod(tokens, length)
+
+    def sequence(size: int) -> TrainingSequence:
+        zeros, ones = np.zeros(size, np.float32), np.ones(size, np.float32)
+        return TrainingSequence(
+            ids=np.zeros(size, np.int64),
+            loss_weight=ones,
+            advantage=ones,
+            behaviour_logprob=zeros,
+            reference_logprob=zeros if reference else None,
+        )
+
+    return make_pack([sequence(length)] * whole + ([sequence(rest)] if rest else []))
 
 
 def _say(runtime: Runtime, line: str) -> None:

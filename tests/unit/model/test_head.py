@@ -41,15 +41,15 @@ def test_logprobs_gradients_and_entropy(bias: bool, transform: LogitTransform, t
     layer = head(bias)
     hidden, targets, weight = inputs()
     expected, entropy = full(hidden, layer, targets, temperature, transform)
-    wanted = torch.autograd.grad((expected * weight).sum(), [hidden, *layer.parameters()])
+    wanted = torch.autograd.grad((expected * weight + 0.7 * entropy * weight).sum(), [hidden, *layer.parameters()])
     for chunk in CHUNKS:
         output = target_logprobs(
             hidden, layer, targets, temperature=temperature, transform=transform, entropy=True, chunk=chunk
         )
         torch.testing.assert_close(output.logprobs, expected, atol=1e-5, rtol=0)
         torch.testing.assert_close(output.entropy, entropy, atol=1e-5, rtol=0)
-        assert not output.entropy.requires_grad
-        gradients = torch.autograd.grad((output.logprobs * weight).sum(), [hidden, *layer.parameters()])
+        loss = (output.logprobs * weight).sum() + 0.7 * (output.entropy * weight).sum()
+        gradients = torch.autograd.grad(loss, [hidden, *layer.parameters()])
         for gradient, value in zip(gradients, wanted, strict=True):
             torch.testing.assert_close(gradient, value, atol=1e-5, rtol=1e-5)
 

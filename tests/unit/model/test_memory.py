@@ -137,19 +137,19 @@ def test_of_settings() -> None:
     lora = Workload.of(SFTConfig(**common, use_peft=True, load_in_4bit=True), QWEN_7B, tokens=8)
     assert lora == Workload(tokens=8, weight_dtype=torch.bfloat16, adapters=40_370_176, bits=4)
     grpo = Workload.of(GRPOConfig(**common, reward_funcs=["accuracy"]), QWEN_7B, tokens=8)
-    assert grpo == Workload(tokens=8, logprobs=True)
+    assert grpo == Workload(tokens=8, accumulates=True)  # as many packs as completions fill
     plain = Workload.of(SFTConfig(**{**common, "bf16": False}, torch_dtype="auto"), QWEN_7B, tokens=8, compiled=False)
     assert (plain.weight_dtype, plain.compute_dtype, plain.compiled) == (torch.bfloat16, torch.bfloat16, False)
 
 
-def test_log_probabilities_take_float32_logits_twice() -> None:
-    shape = ModelShape.of(QWEN_1_5B)
-    loss, logprobs = (
-        estimate_memory(shape, Workload(tokens=8192, weight_dtype=torch.bfloat16, logprobs=each), "full")
-        for each in (False, True)
-    )
-    logits, weight = 4096 * 151_936, 151_936 * 1536
-    assert logprobs.head - loss.head == (8 - 2) * logits + 2 * weight
+def test_what_others_keep_is_there_at_the_peak() -> None:
+    shape, work = ModelShape.of(QWEN_1_5B), Workload(tokens=16_384)
+    beside = replace(work, reserved=30 * GB)
+    for level in LEVELS:
+        alone = estimate_memory(shape, work, level)
+        assert estimate_memory(shape, beside, level) == replace(alone, total=alone.total + 30 * GB)
+    assert choose_recompute(shape, work, 80 * GB) == "none"
+    assert choose_recompute(shape, beside, 80 * GB) != "none"
 
 
 def test_gradients_exchanged_by_ddp_are_there_twice() -> None:

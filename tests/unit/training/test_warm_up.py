@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from open_r1.model.lora import add_adapters
 from open_r1.model.memory import USABLE, estimate_memory
 from open_r1.model.pack_model import PackModel
 from open_r1.training import warm_up as module_under_test
-from open_r1.training.warm_up import choose_how_layers_run, describe_work, micro_batch_tokens, warm_up
+from open_r1.training.grpo_objective import GRPOObjective
+from open_r1.training.warm_up import (
+    choose_how_layers_run,
+    choose_packs,
+    describe_work,
+    full_policy_pack,
+    micro_batch_tokens,
+    warm_up,
+)
 
 
 class OneRank(FakeRuntime):
@@ -42,7 +51,9 @@ class OneRank(FakeRuntime):
 
 
 def settings(kind: type, checkpoint: Path, **more: Any) -> SFTConfig | GRPOConfig:
-    rewards = {"reward_funcs": ["accuracy"]} if kind is GRPOConfig else {}
+    rewards = {}
+    if kind is GRPOConfig:
+        rewards = {"reward_funcs": ["accuracy"], "per_device_train_batch_size": 64, "gradient_accumulation_steps": 1}
     return kind(model_name_or_path=str(checkpoint), dataset_name="d", output_dir="o", **rewards, **more)
 
 
@@ -137,6 +148,81 @@ def test_tokens_of_a_micro_batch(tiny_checkpoint: Path) -> None:
     grpo = settings(GRPOConfig, tiny_checkpoint, max_prompt_length=500, max_completion_length=9000, pack_length=2000)
     assert micro_batch_tokens(grpo) == 9500
     assert micro_batch_tokens(settings(GRPOConfig, tiny_checkpoint, pack_length=50_000)) == 50_000
+
+
+class OneGPU(OneRank):
+    """By name: nothing is put there."""
+
+    device = torch.device("cuda:0")
+
+
+def grpo_peak(config: GRPOConfig, pack_model: PackModel, tokens: int, level: str) -> float:
+    shape, work = describe_work(config, OneGPU(), pack_model)
+    return estimate_memory(shape, replace(work, tokens=tokens), level).total
+
+
+@pytest.mark.parametrize(("tokens", "level"), [(16_384, "none"), (4096, "none"), (4096, "full")])
+def test_grpo_takes_the_packs_that_fit(
+    tokens: int, level: str, pack_model: PackModel, tiny_checkpoint: Path, memory: Callable, capsys: Any
+) -> None:
+    config = settings(GRPOConfig, tiny_checkpoint)
+    memory(grpo_peak(config, pack_model, tokens, level) / USABLE + 100)
+    assert choose_packs(config, OneGPU(), pack_model) == (tokens, level)
+    assert f"gradient_checkpointing {level}: " in (said := capsys.readouterr().err)
+    assert said.rstrip().endswith(f"packs of {tokens:,} tokens")
+
+
+def test_an_engine_that_may_not_sleep_keeps_its_memory(
+    pack_model: PackModel, tiny_checkpoint: Path, memory: Callable
+) -> None:
+    """One that may sleeps before anything is recomputed."""
+    vllm = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5}
+    config = settings(GRPOConfig, tiny_checkpoint, **vllm)
+    awake = settings(GRPOConfig, tiny_checkpoint, **vllm, vllm_enable_sleep_mode=False)
+    alone = grpo_peak(config, pack_model, 16_384, "none") / USABLE
+    memory(4 * alone)
+    assert choose_packs(awake, OneGPU(), pack_model) == (16_384, "none")
+    memory(grpo_peak(config, pack_model, 4096, "none") / USABLE * 1.1)
+    assert choose_packs(config, OneGPU(), pack_model) == (4096, "none")
+    assert choose_packs(awake, OneGPU(), pack_model)[1] == "full"
+
+
+def test_all_ranks_take_the_smallest_packs(pack_model: PackModel, tiny_checkpoint: Path, memory: Callable) -> None:
+    class Other(OneGPU):
+        def max(self, value: float) -> float:
+            return max(value, -8192.0 if value < 0 else float(LEVELS.index("selective")))
+
+    memory(1e15)
+    assert choose_packs(settings(GRPOConfig, tiny_checkpoint), Other(), pack_model) == (8192, "selective")
+
+
+def test_grpo_gives_the_compiler_few_shapes(pack_model: PackModel, tiny_checkpoint: Path) -> None:
+    config = settings(GRPOConfig, tiny_checkpoint, max_prompt_length=500, max_completion_length=524, pack_length=8192)
+    choose_how_layers_run(config, OneRank(), pack_model)
+    assert (pack_model.full, pack_model.sequences, pack_model.longest) == (8192, 32, 2048)
+
+
+def test_a_full_pack_of_completions() -> None:
+    pack = full_policy_pack(100, 60, reference=True)
+    assert pack.lengths == (30, 30, 30, 10) and len(pack.target_index) == 96
+    assert pack.reference_logprob is not None and pack.advantage is not None
+    assert full_policy_pack(8, 60, reference=False).lengths == (8,)
+    assert full_policy_pack(8, 60, reference=False).reference_logprob is None
+
+
+def test_grpo_warms_up_with_its_objective(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pass is the one that a step will make: the fused head, on a pack of the full size; then memory is free."""
+    config = settings(GRPOConfig, tiny_checkpoint, max_prompt_length=20, max_completion_length=30, pack_length=128)
+    module = failing(tiny_checkpoint, AssertionError(), lambda level: False)
+    choose_how_layers_run(config, OneRank(), module)
+    calls, freed = [], []
+    module.register_forward_pre_hook(lambda _, args, kwargs: calls.append((len(args[0]), kwargs)), with_kwargs=True)
+    monkeypatch.setattr(module_under_test, "empty_caches", lambda: freed.append(True))
+    objective = GRPOObjective(config)
+    warm_up(config, OneRank(), module, objective, {"temperature": 0.9, "entropy": True})
+    assert calls == [(128, {"objective": objective, "temperature": 0.9, "entropy": True})]
+    assert freed == [True]
+    assert all(parameter.grad is None for parameter in module.parameters())
 
 
 def two_sequences() -> Pack:
