@@ -25,6 +25,15 @@ class Series:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A moment: its step, the number under which it is told of, and what is told."""
+
+    step: float
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Interval:
     """A dot with its interval, as fractions of 1."""
 
@@ -35,11 +44,14 @@ class Interval:
     note: str = ""
 
 
-def line_chart(series: Sequence[Series], *, form: Form = short, smoothed: bool = True) -> Markup:
+def line_chart(
+    series: Sequence[Series], *, form: Form = short, smoothed: bool = True, marks: Sequence[Mark] = ()
+) -> Markup:
     """Lines over steps, each labelled at its end; a noisy line is drawn faint under its trend.
 
     Args:
         form: writes a value; an axis of shares starts at zero.
+        marks: drawn over the whole height.
     """
     many = len(series) > 1
     right = 84 if many else 14
@@ -67,6 +79,7 @@ def line_chart(series: Sequence[Series], *, form: Form = short, smoothed: bool =
             for number, (line, y) in enumerate(zip(series, _spread(ends), strict=True))
         ]
     parts.append(_hover(series, at_x, form))
+    parts += [_mark(mark, at_x(min(max(mark.step, x_low), x_high))) for mark in marks]
     summary = ", ".join(f"{line.label} ends at {form(line.points[-1][1])}" for line in series)
     box = f"0 0 {_WIDTH} {_HEIGHT}"
     return element("svg", parts, viewBox=box, class_="chart", role="img", aria_label=summary)
@@ -125,6 +138,17 @@ def _path(points: Sequence[Point], at_x: Callable, at_y: Callable, style: str) -
         (x, y) = points[0]
         return element("circle", cx=_r(at_x(x)), cy=_r(at_y(y)), r=2.5, class_=style.replace("line", "point"))
     return element("polyline", points=" ".join(f"{_r(at_x(x))},{_r(at_y(y))}" for x, y in points), class_=style)
+
+
+def _mark(mark: Mark, x: float) -> Markup:
+    bottom = _HEIGHT - _BOTTOM
+    return element(
+        "g",
+        element("title", mark.text),
+        element("line", x1=_r(x), x2=_r(x), y1=_TOP, y2=bottom, class_="mark"),
+        element("text", mark.number, x=_r(x), y=_TOP - 1, class_="mark-number middle"),
+        element("rect", x=_r(x - 4), y=0, width=8, height=bottom, class_="hit"),
+    )
 
 
 def _hover(series: Sequence[Series], at_x: Callable, form: Form) -> list[Markup]:

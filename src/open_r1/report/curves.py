@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from open_r1.report.charts import Series, trend
@@ -34,12 +34,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Chart:
-    """A group with its lines."""
+    """A group with its lines, and the names of their metrics."""
 
     title: str
     series: list[Series]
     form: Form
     smoothed: bool
+    names: list[str] = field(default_factory=list)
 
     @property
     def caption(self) -> str:
@@ -58,15 +59,17 @@ class Chart:
 
 GROUPS = (
     Group("Reward", r"reward(_mean)?"),
-    Group("Rewards by function", r"rewards?/(?P<label>[^/]+?)(/mean)?"),
+    Group("Rewards by function", r"rewards?/(.*:)?(?P<label>.+?)(/mean)?"),
     Group("Spread of rewards in a group", r"reward_std"),
     Group("Completion length, tokens", r"completions?[/_](length[/_])?(?P<label>mean|min|max)?([/_]?(length|tokens))?"),
     Group("Truncated completions", r".*(truncated|clipped_ratio).*", share),
+    Group("Empty or repeated completions", r"(?P<label>empty|repetition)", share),
     Group("Groups of prompts", r"groups_(?P<label>.+)", share),
     Group("Loss", r"(?P<label>eval_loss|loss)"),
     Group("Entropy, nats", r".*entropy.*"),
     Group("KL to the reference", r"kl(_reference|/.*)?"),
     Group("Clipped tokens", r"clip(_ratio)?[/_](?P<label>.+)", share),
+    Group("Capped importance", r"importance_capped"),
     Group("Importance ratio", r"ratio|importance.*"),
     Group("Engine against trainer, nats", r"mismatch|logprob_diff.*"),
     Group("KL, engine to trainer", r"mismatch_(?P<label>kl)|kl_(?P<other>behaviour)"),
@@ -78,7 +81,10 @@ GROUPS = (
     Group("Seconds by phase", r"(seconds|time|timing)[/_](?P<label>.+)|(?P<other>.+)_seconds"),
 )
 
-_NOT_DRAWN = frozenset({"epoch", "tokens", "sequences"})
+_HELD_OUT = "eval/"
+"""Begins the name of a metric of held-out prompts, which is drawn beside the one of training."""
+
+_NOT_DRAWN = re.compile(r"epoch|tokens|sequences|alarm/.*")
 
 
 def read_curves(path: Path) -> dict[str, list[Point]]:
@@ -106,18 +112,32 @@ def charts_of(curves: Curves) -> list[Chart]:
 
     What is always zero is left out; :func:`always_zero` names it.
     """
-    left = [name for name, points in curves.items() if name not in _NOT_DRAWN and _is_drawn(points)]
+    left = [name for name, points in curves.items() if not _NOT_DRAWN.fullmatch(name) and _is_drawn(points)]
+    left.sort(key=_is_held_out)  # the lines of training come first
     charts: dict[str, Chart] = {}
     for group in GROUPS:
         for name in list(left):
-            match = re.fullmatch(group.pattern, name)
+            match = re.fullmatch(group.pattern, name.removeprefix(_HELD_OUT))
             if match:
                 left.remove(name)
-                label = next(filter(None, match.groupdict().values()), group.title.split(",")[0].lower())
                 chart = charts.setdefault(group.title, Chart(group.title, [], group.form, group.smoothed))
-                chart.series.append(Series(_words(label), curves[name]))
-    others = [Chart(_words(name).capitalize(), [Series(_words(name), curves[name])], short, True) for name in left]
+                chart.series.append(Series(_label(group, match, name, curves), curves[name]))
+                chart.names.append(name)
+    others = [
+        Chart(_words(name).capitalize(), [Series(_words(name), curves[name])], short, True, [name]) for name in left
+    ]
     return [*charts.values(), *others]
+
+
+def _label(group: Group, match: re.Match, name: str, curves: Curves) -> str:
+    own = _words(next(filter(None, match.groupdict().values()), ""))
+    if _is_held_out(name):
+        return f"held out {own}".strip()
+    return own or ("training" if _HELD_OUT + name in curves else group.title.split(",")[0].lower())
+
+
+def _is_held_out(name: str) -> bool:
+    return name.startswith(_HELD_OUT)
 
 
 def always_zero(curves: Curves) -> list[str]:

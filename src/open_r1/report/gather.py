@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class StageRecord:
         manifest: as the pipeline wrote it; empty for a folder that no pipeline made.
         curves: of its ``metrics.jsonl``.
         tasks: of its ``results.json``, one record a task; shares are fractions of 1.
+        alarms: of its ``alarms.jsonl``: ``step``, ``alarm`` or ``rule``, ``metric`` and ``text`` each.
     """
 
     name: str
@@ -27,6 +29,7 @@ class StageRecord:
     manifest: dict[str, Any] = field(default_factory=dict)
     curves: Curves = field(default_factory=dict)
     tasks: list[dict[str, Any]] = field(default_factory=list)
+    alarms: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,14 @@ class RunRecord:
     @property
     def versions(self) -> dict[str, str]:
         """Those of the last stage."""
-        return next((stage.manifest["versions"] for stage in reversed(self.stages) if stage.manifest), {})
+        return next((stage.manifest["versions"] for stage in reversed(self.stages) if "versions" in stage.manifest), {})
 
 
 def read_run(folder: Path) -> RunRecord:
     """The stages that ``summary.json`` lists; without one, the folder itself is the only stage."""
     summary = read_json(folder / "summary.json")
     if summary is None:
-        kind = "evaluate" if (folder / "results.json").is_file() else "train"
-        only = _read_stage(folder, folder.resolve().name, kind)
+        only = _read_stage(folder, folder.resolve().name, _kind(folder))
         return RunRecord(only.name, folder, None, None, [only])
     stages = [
         _read_stage(folder / entry["folder"], entry["name"], entry["kind"], entry["seconds"])
@@ -64,12 +66,37 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read_stage(folder: Path, name: str, kind: str, seconds: float | None = None) -> StageRecord:
+    settings = read_json(folder / "settings.json")
     return StageRecord(
         name=name,
         kind=kind,
         folder=folder,
         seconds=seconds,
-        manifest=read_json(folder / "manifest.json") or {},
+        manifest=read_json(folder / "manifest.json") or ({"settings": settings} if settings else {}),
         curves=read_curves(folder / "metrics.jsonl"),
         tasks=(read_json(folder / "results.json") or {}).get("tasks") or [],
+        alarms=_read_alarms(folder / "alarms.jsonl"),
     )
+
+
+def _kind(folder: Path) -> str:
+    """What made a folder that no pipeline made."""
+    if (folder / "results.json").is_file():
+        return "evaluate"
+    settings = read_json(folder / "settings.json")
+    if settings is None:
+        return "train"
+    return "grpo" if "reward_funcs" in settings else "sft"
+
+
+def _read_alarms(path: Path) -> list[dict[str, Any]]:
+    """Lines that are whole."""
+    alarms = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        try:
+            entry = json.loads(line)
+            alarms.append({"step": float(entry["step"]), **{name: str(entry[name]) for name in ("metric", "text")}})
+            alarms[-1] |= {name: str(entry[name]) for name in ("alarm", "rule") if name in entry}
+        except (ValueError, TypeError, KeyError):
+            continue
+    return alarms

@@ -20,6 +20,7 @@ _SHOWN = (
     ("loss", "loss {:.4g}"),
     ("eval_loss", "eval loss {:.4g}"),
     ("reward", "reward {:.3f}"),
+    ("eval/reward", "held out {:.3f}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
 )
 

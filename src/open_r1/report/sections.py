@@ -7,8 +7,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from open_r1.report.charts import line_chart
-from open_r1.report.curves import Curves, always_zero, charts_of, first_and_last
+from open_r1.report.charts import Mark, line_chart
+from open_r1.report.curves import Chart, Curves, always_zero, charts_of, first_and_last
 from open_r1.report.gather import RunRecord, StageRecord
 from open_r1.report.markup import Markup, element, escape
 from open_r1.report.samples import Answer, Problem, TaskSamples, samples_of, training_samples
@@ -21,6 +21,9 @@ _LONGEST_TEXT = 12_000
 _OPEN_PROBLEMS = 3
 """Problems that are shown before one asks for more."""
 
+_OPEN_ALARMS = 8
+"""Alarms that are shown before one asks for more."""
+
 _SPECIAL = re.compile(r"&lt;\|[^|&]{1,40}\|&gt;")
 _THINKING = re.compile(r"(&lt;think&gt;.*?(?:&lt;/think&gt;|\Z))", re.DOTALL)
 
@@ -32,12 +35,12 @@ def training_section(stage: StageRecord, number: int) -> Markup | None:
     head = [element("h2", f"{number} · {stage.name}"), element("span", stage.kind, class_="kind")]
     if stage.seconds is not None:
         head.append(element("span", clock(stage.seconds), class_="soft time"))
-    parts: list[Any] = [element("header", head), _facts(stage.curves)]
+    parts: list[Any] = [element("header", head), _facts(stage.curves), _alarms(stage)]
     charts = [
         element(
             "figure",
             element("figcaption", chart.caption, element("span", chart.latest) if chart.latest else None),
-            line_chart(chart.series, form=chart.form, smoothed=chart.smoothed),
+            line_chart(chart.series, form=chart.form, smoothed=chart.smoothed, marks=_marks(stage, chart)),
         )
         for chart in charts_of(stage.curves)
     ]
@@ -49,6 +52,32 @@ def training_section(stage: StageRecord, number: int) -> Markup | None:
         parts.append(element("h3", "Completions during training"))
     parts.append(samples)
     return element("section", parts, id=f"stage-{number}")
+
+
+def _alarms(stage: StageRecord) -> Markup | None:
+    """What went off during the run, in words; numbered as the marks in the charts."""
+    if not stage.alarms:
+        return None
+    entries = []
+    for alarm in stage.alarms:
+        name = f"Step {alarm['step']:,.0f} · {_words(alarm.get('alarm', 'stopped'))}"
+        entries.append(element("li", element("b", name), " ", alarm["text"]))
+    shown, hidden = entries[:_OPEN_ALARMS], entries[_OPEN_ALARMS:]
+    rest = element("ol", hidden, start=_OPEN_ALARMS + 1)
+    return element(
+        "div",
+        element("ol", shown),
+        element("details", element("summary", f"{len(hidden)} more alarms"), rest) if hidden else None,
+        class_="alarms",
+    )
+
+
+def _marks(stage: StageRecord, chart: Chart) -> list[Mark]:
+    return [
+        Mark(alarm["step"], number, alarm["text"])
+        for number, alarm in enumerate(stage.alarms, start=1)
+        if alarm["metric"] in chart.names
+    ]
 
 
 def samples_section(run: RunRecord) -> Markup | None:
@@ -83,10 +112,10 @@ def _facts(curves: Curves) -> Markup:
     """One line: steps, and where loss or reward began and ended."""
     steps = max(points[-1][0] for points in curves.values())
     parts: list[Any] = [element("b", f"{steps:,.0f}"), " steps"]
-    for name in ("loss", "reward"):
+    for name, said in (("loss", "loss"), ("reward", "reward"), ("eval/reward", "held out")):
         if name in curves and (name != "loss" or "reward" not in curves):
             first, last = first_and_last(curves[name])
-            parts += [f" · {name} ", element("b", f"{short(first)} → {short(last)}")]
+            parts += [f" · {said} ", element("b", f"{short(first)} → {short(last)}")]
     if "tokens" in curves:
         parts += [" · ", element("b", short(sum(value for _, value in curves["tokens"]))), " tokens"]
     return element("p", parts, class_="facts")

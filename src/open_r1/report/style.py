@@ -100,6 +100,8 @@ figcaption span { font-weight: 600; color: var(--s0); white-space: nowrap; }
 .chart .end { font-weight: 600; stroke: none; }
 .line { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
 .raw { stroke-width: 1; opacity: 0.28; }
+.mark { stroke: var(--wrong); stroke-width: 1.2; stroke-dasharray: 3 2; }
+.chart .mark-number { fill: var(--wrong); font-size: 10px; font-weight: 700; }
 .hit { fill: transparent; }
 .hit:hover { fill: var(--ink); opacity: 0.08; }
 .line.s0 { stroke: var(--s0); } .line.s1 { stroke: var(--s1); } .line.s2 { stroke: var(--s2); }
@@ -109,6 +111,12 @@ figcaption span { font-weight: 600; color: var(--s0); white-space: nowrap; }
 .chart .s2:not(.line) { fill: var(--s2); } .chart .s3:not(.line) { fill: var(--s3); }
 .chart .s4:not(.line) { fill: var(--s4); } .chart .s5:not(.line) { fill: var(--s5); }
 .chart .s6:not(.line) { fill: var(--s6); } .chart .s7:not(.line) { fill: var(--s7); }
+
+.alarms { margin: 0 0 18px; background: var(--wrong-tint); border-left: 3px solid var(--wrong); border-radius: 4px; }
+.alarms ol { margin: 0; padding: 10px 16px 10px 34px; font-size: 14px; }
+.alarms li + li { margin-top: 6px; }
+.alarms li::marker { color: var(--wrong); font-weight: 700; }
+.alarms details { margin: 0 16px; }
 
 .outcomes { display: flex; height: 12px; border-radius: 4px; overflow: hidden; gap: 2px; margin: 14px 0 8px; }
 .outcomes span { display: block; }

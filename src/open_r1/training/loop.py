@@ -32,14 +32,22 @@ from open_r1.training.schedule import Schedule
 from open_r1.training.signals import Interrupted, StopSignal
 from open_r1.training.step import COUNTS, Objective, TrainingStep
 from open_r1.training.update import is_scaled
+from open_r1.training.watching import RunWatch
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How a run ended: steps taken in all, and the metrics to print."""
+    """How a run ended.
+
+    Attributes:
+        step: steps taken in all.
+        metrics: to print.
+        stopped: which rule of ``stop_on`` ended it and what was seen, with the checkpoint; "" for a run to its end.
+    """
 
     step: int
     metrics: dict[str, float]
+    stopped: str = ""
 
 
 class Trainer:
@@ -49,6 +57,7 @@ class Trainer:
         module: the wrapped `PackModel`; ``optimizer`` belongs to it.
         forward: keyword arguments of the module's forward beside the pack.
         evaluate: returns held-out metrics; called by ``eval_strategy``.
+        watch: looks at every step's metrics, and may end the run.
         on_save: told the folder and the step of each checkpoint that is on disk.
     """
 
@@ -64,12 +73,13 @@ class Trainer:
         *,
         forward: dict[str, Any] | None = None,
         evaluate: Callable[[], dict[str, float]] | None = None,
+        watch: RunWatch | None = None,
         on_save: Callable[[Path, int], None] | None = None,
         description: str = "train",
     ) -> None:
         self.config, self.runtime, self.module, self.optimizer = config, runtime, module, optimizer
         self.source, self.checkpoints = source, checkpoints
-        self.evaluate, self.on_save, self.description = evaluate, on_save, description
+        self.evaluate, self.watch, self.on_save, self.description = evaluate, watch, on_save, description
         self.total_steps = config.max_steps if config.max_steps > 0 else source.steps(config.num_train_epochs)
         self.schedule = Schedule(config, self.total_steps)
         self.meter = StepMeter(runtime.unwrap(module).causal_lm, runtime.world_size)
@@ -101,9 +111,13 @@ class Trainer:
             log = MetricLog(self.config, self.runtime, first_step)
         progress = TrainingProgress(self.total_steps, self.description, enabled=self.runtime.is_main, start=first_step)
         batches = Batches(self.source, self.total_steps, self.runtime.device)
+        if self.watch:
+            self.watch.resume(first_step)
         with StopSignal() as stop, progress, batches:
-            step = first_step
+            step, stopped = first_step, ""
             try:
+                if step == 0 and self.evaluate and self.config.eval_on_start:
+                    self._evaluate_first(log, progress)
                 while step < self.total_steps:
                     batch = batches.batch(step, self._heeded(stop))
                     self._readings.append(self.take_step(step, batch, self.schedule(step), stop))
@@ -111,6 +125,10 @@ class Trainer:
                     self._read(log, progress, keep=0 if self._pauses(step) else self.steps_ahead)
                     if self._saves(step):
                         self._save(step)
+                    if self.watch and self.watch.fired:
+                        self._read(log, progress, keep=0)
+                        stopped = self._stopped_by_rule(step)
+                        break
                     if number := self.take_step.stop_number if self.runtime.world_size > 1 else stop.number:
                         raise Interrupted(number)
             except Interrupted as signal:
@@ -124,7 +142,20 @@ class Trainer:
                 ) from None
             finally:
                 log.close()
-        return TrainResult(step, self._summary(step - first_step))
+        return TrainResult(step, self._summary(step - first_step), stopped)
+
+    def _evaluate_first(self, log: MetricLog, progress: TrainingProgress) -> None:
+        """Where the curve of what is held out begins."""
+        with self.meter.apart():
+            metrics = self.evaluate()
+        log.write(0, metrics)
+        progress.update(0, metrics)
+
+    def _stopped_by_rule(self, step: int) -> str:
+        """Saves, unless that was the last step; what to say."""
+        path = self._save(step) if step < self.total_steps else None
+        saved = f"; saved to {path}" if path else ""
+        return f"{self.watch.fired}; stopped after step {step} of {self.total_steps}{saved}"
 
     def _heeded(self, stop: StopSignal) -> StopSignal:
         """The signal that may interrupt the making of a batch: ranks stop together, so with several there is none."""
@@ -139,8 +170,12 @@ class Trainer:
             if self._evaluates(step):
                 with self.meter.apart():
                     metrics |= self.evaluate()
-            if self._logs(step):
+            logs = self._logs(step)
+            if logs:
                 metrics |= self.meter.since_mark()
+            if self.watch:
+                metrics |= self.watch.look(step, metrics)
+            if logs:
                 log.write(step, metrics)
             progress.update(step, metrics)
 

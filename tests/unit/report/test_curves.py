@@ -46,6 +46,27 @@ def test_metrics_are_grouped_named_and_ordered() -> None:
     ]
 
 
+def test_what_is_held_out_lies_beside_what_is_trained_on() -> None:
+    names = "eval/reward eval/rewards/accuracy eval/truncated seconds_evaluate reward rewards/accuracy truncated"
+    charts = charts_of({name: [(1, 0.5)] for name in names.split()})
+    assert [(chart.title, [line.label for line in chart.series], chart.names) for chart in charts] == [
+        ("Reward", ["training", "held out"], ["reward", "eval/reward"]),
+        ("Rewards by function", ["accuracy", "held out accuracy"], ["rewards/accuracy", "eval/rewards/accuracy"]),
+        ("Truncated completions", ["training", "held out"], ["truncated", "eval/truncated"]),
+        ("Seconds by phase", ["evaluate"], ["seconds_evaluate"]),
+    ]
+
+
+def test_what_watches_a_run_is_drawn_under_names_that_a_person_reads() -> None:
+    names = "rewards//home/me/mine.py:best rewards/package.module:other alarm/kl importance_capped empty repetition"
+    charts = charts_of({name: [(1, 0.5)] for name in names.split()})
+    assert [(chart.title, [line.label for line in chart.series]) for chart in charts] == [
+        ("Rewards by function", ["best", "other"]),
+        ("Empty or repeated completions", ["empty", "repetition"]),
+        ("Capped importance", ["capped importance"]),
+    ]
+
+
 def test_a_lone_line_is_named_in_the_caption() -> None:
     (chart,) = charts_of({"rewards/accuracy": [(1, 0.5)]})
     assert chart.caption == "Rewards by function · accuracy"

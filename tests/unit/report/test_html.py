@@ -94,6 +94,37 @@ def test_the_page_says_what_came_out(run: Path) -> None:
     assert "60 steps · reward" in said
 
 
+def test_alarms_are_told_and_marked_where_they_are_seen(run: Path) -> None:
+    alarms = [
+        {"step": 20, "alarm": "reward_drop", "metric": "reward", "text": f"it fell {HOSTILE}"},
+        {"step": 30, "alarm": "kl", "metric": "kl_reference", "text": "it is 3"},
+        {"step": 40, "rule": "reward<1:3", "metric": "reward", "text": "stop_on 'reward<1:3' at step 40"},
+    ]
+    lines = [json.dumps(alarm) for alarm in alarms]
+    (run / "02-grpo" / "alarms.jsonl").write_text("\n".join([*lines, "[]", '{"step": 3}', lines[0][:20]]))
+    text, tree = read(run)
+    assert "<script" not in text
+    told = [" ".join("".join(entry.itertext()).split()) for entry in tree.iter("li")]
+    assert told[0].startswith("Step 20 · reward drop it fell </pre><script>")
+    assert told[1:] == ["Step 30 · kl it is 3", "Step 40 · stopped stop_on 'reward<1:3' at step 40"]
+    charts = {figure.findtext("figcaption"): figure for figure in tree.iter("figure")}
+    numbers = {
+        title: [node.text for node in figure.iter("text") if "mark-number" in node.attrib["class"]]
+        for title, figure in charts.items()
+    }
+    assert numbers == {"Reward": ["1", "3"], "Loss": []}
+    assert [node.findtext("title") for node in charts["Reward"].iter("g")][1] == "stop_on 'reward<1:3' at step 40"
+
+
+def test_many_alarms_are_folded(run: Path) -> None:
+    alarm = {"alarm": "kl", "metric": "reward", "text": "again"}
+    lines = [json.dumps({"step": step, **alarm}) + "\n" for step in range(1, 21)]
+    (run / "02-grpo" / "alarms.jsonl").write_text("".join(lines))
+    _, tree = read(run)
+    assert [len(part.findall("li")) for part in tree.iter("ol")] == [8, 12]
+    assert "12 more alarms" in words(tree)
+
+
 def test_hostile_text_shows_itself_and_does_nothing(run: Path) -> None:
     text, tree = read(run)
     assert not list(tree.iter("script"))
@@ -126,6 +157,16 @@ def test_a_single_run_without_a_pipeline_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
     _, tree = read(tmp_path)
     assert [figure.findtext("figcaption") for figure in tree.iter("figure")] == ["Loss"]
+
+
+def test_a_single_run_says_what_it_was_and_its_settings(tmp_path: Path) -> None:
+    lines = '{"step": 0, "eval/reward": 0.25}\n{"step": 1, "reward": 2.0}\n{"step": 2, "eval/reward": 0.5}\n'
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    (tmp_path / "settings.json").write_text('{"reward_funcs": ["accuracy"], "beta": 0.04}')
+    _, tree = read(tmp_path)
+    assert "2 steps · reward 2 → 2 · held out 0.25 → 0.5" in words(tree)
+    assert [kind.text for kind in tree.iter("span") if kind.attrib.get("class") == "kind"] == ["grpo"]
+    assert "beta 0.04" in " ".join(" ".join(fold.itertext()) for fold in tree.iter("details"))
 
 
 def test_an_empty_folder_has_an_empty_report(tmp_path: Path) -> None:
