@@ -29,6 +29,15 @@ class Background(Generic[Result]):
         except BaseException as error:
             self._error = error
 
+    @property
+    def running(self) -> bool:
+        """Whether the function has not come to its end."""
+        return self._thread.is_alive()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Waits for the function's end, however it ends, at most so long."""
+        self._thread.join(seconds)
+
     def check(self) -> None:
         """Raises what the function has raised so far."""
         if self._error is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ WINDOW = 4096
 process, and a bound on the memory of a run of any size."""
 
 _FINISHED = ("stop", "length")
+_NONE: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class VllmEngine:
     Args:
         model: hub id or local folder of whole weights.
         log: file that takes what vLLM writes.
+        arguments: further ones of ``vllm.LLM``.
 
     Raises:
         UserError: vLLM is not installed, there is no GPU, or vLLM does not start; says what to change.
     """
 
-    def __init__(self, model: str, options: VllmOptions, *, log: Path) -> None:
+    def __init__(self, model: str, options: VllmOptions, *, log: Path, arguments: Mapping[str, Any] = _NONE) -> None:
         self._options, self._log = options, log
-        self._process = VllmProcess(model, _arguments(options), log)
+        self._process = VllmProcess(model, _arguments(options) | dict(arguments), log)
         self.context: int = self._process.llm.model_config.max_model_len
         self._names = itertools.count()
 
@@ -107,8 +109,7 @@ class VllmEngine:
                 for output in self._step(engine):
                     batch = in_hand.pop(output.request_id)
                     count -= len(batch)
-                    for request, answer in zip(batch, output.outputs, strict=True):
-                        yield _completion(request, answer)
+                    yield from self._completions(output.request_id, batch, output)
         finally:
             if in_hand:  # the consumer left early, or something failed: what is in hand must not run on
                 with suppress(Exception):
@@ -116,13 +117,21 @@ class VllmEngine:
 
     def _add(self, engine: Any, batch: list[Request], params: SamplingParams) -> str:
         name = str(next(self._names))
-        seed = batch[0].seed if self._options.seed_each else None
         prompt = {"type": "token", "prompt_token_ids": list(batch[0].prompt_ids)}
         try:
-            engine.add_request(name, prompt, sampling_params(params, n=len(batch), seed=seed))
+            engine.add_request(name, prompt, self._parameters(batch, params))
         except ValueError as error:
             raise UserError(f"vLLM refuses request {batch[0].id}: {' '.join(str(error).split())[:300]}") from error
         return name
+
+    def _parameters(self, batch: list[Request], params: SamplingParams) -> Any:
+        """vLLM's parameters for requests that are sent as one."""
+        return sampling_params(params, n=len(batch), seed=batch[0].seed if self._options.seed_each else None)
+
+    def _completions(self, name: str, batch: list[Request], output: Any) -> Iterator[Completion]:
+        """Ours for vLLM's answers to what was sent as ``name``."""
+        for request, answer in zip(batch, output.outputs, strict=True):
+            yield completion_of(request, answer)
 
     def _step(self, engine: Any) -> list[Any]:
         """Waits for the engine's next step; the requests that it finished.
@@ -141,7 +150,7 @@ class VllmEngine:
             raise UserError(f"vLLM died while it was drawing: {explain(self._log, str(error))}") from error
 
 
-def sampling_params(params: SamplingParams, *, n: int = 1, seed: int | None = None) -> Any:
+def sampling_params(params: SamplingParams, *, n: int = 1, seed: int | None = None, logprobs: int | None = None) -> Any:
     """vLLM's parameters for ours: token ids only (text is decoded here), sent once a completion is finished."""
     from vllm import SamplingParams as VllmParams
     from vllm.sampling_params import RequestOutputKind
@@ -155,15 +164,21 @@ def sampling_params(params: SamplingParams, *, n: int = 1, seed: int | None = No
         stop_token_ids=list(params.stop_token_ids),
         ignore_eos=True,  # of the model's own: what ends a completion is in stop_token_ids
         seed=seed,
+        logprobs=logprobs,
         detokenize=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def _completion(request: Request, answer: Any) -> Completion:
+def completion_of(request: Request, answer: Any, logprobs: Sequence[float] = ()) -> Completion:
+    """Ours for one of vLLM's answers.
+
+    Raises:
+        RuntimeError: vLLM gave it up.
+    """
     if answer.finish_reason not in _FINISHED:
         raise RuntimeError(f"vLLM ended request {request.id} with {answer.finish_reason!r}")
-    return Completion(request.id, tuple(answer.token_ids), (), answer.finish_reason)
+    return Completion(request.id, tuple(answer.token_ids), logprobs, answer.finish_reason)
 
 
 def _arguments(options: VllmOptions) -> dict[str, Any]:

@@ -71,12 +71,12 @@ class VllmProcess:
     def __init__(self, model: str, arguments: dict[str, Any], log: Path) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        _check_machine()
+        check_machine("engine vllm")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
         before = set(multiprocessing.active_children())
         try:
-            with _output_to(log):
+            with output_to(log):
                 self.llm = _load(model, arguments)
         except StopRequested:
             raise
@@ -86,7 +86,7 @@ class VllmProcess:
             self._children = list(set(multiprocessing.active_children()) - before)
             if not hasattr(self, "llm"):  # interrupted or failed
                 self._kill()
-        _log_to(log)
+        log_to(log)
         self._watcher = _watch([child.pid for child in self._children])
 
     def close(self) -> None:
@@ -120,13 +120,14 @@ def explain(log: Path, message: str) -> str:
     return f"{short}{advice} (log: {log})"
 
 
-def _check_machine() -> None:
+def check_machine(asked: str) -> None:
+    """Raises UserError where vLLM is not installed or there is no GPU; ``asked`` is the setting that wants it."""
     import torch
 
     if importlib.util.find_spec("vllm") is None:
-        raise UserError("engine vllm: vLLM is not installed: pip install 'open-r1[vllm]'")
+        raise UserError(f"{asked}: vLLM is not installed: pip install 'open-r1[vllm]'")
     if not torch.cuda.is_available():
-        raise UserError("engine vllm needs a GPU, and torch finds none: leave --engine vllm out to use transformers")
+        raise UserError(f"{asked} needs a GPU, and torch finds none: leave --{asked} out to use transformers")
 
 
 def _load(model: str, arguments: dict[str, Any]) -> Any:
@@ -136,7 +137,7 @@ def _load(model: str, arguments: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def _output_to(log: Path) -> Iterator[None]:
+def output_to(log: Path) -> Iterator[None]:
     """Sends what this process and those that it starts write to their standard outputs to a file.
 
     By file descriptors, as those of a child that is started meanwhile stay on the file for good. Python's own file
@@ -157,7 +158,7 @@ def _output_to(log: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _log_to(log: Path) -> None:
+def log_to(log: Path) -> None:
     """Sends what vLLM's part in this process has to say to the same file."""
     handler = logging.FileHandler(log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(levelname)s %(asctime)s %(name)s: %(message)s"))

@@ -23,12 +23,16 @@ def trained_lengths(group: Group, mask_truncated: bool) -> list[int]:
 def completion_sequence(
     prompt_ids: tuple[int, ...], completion: Completion, weight: float, advantage: float
 ) -> TrainingSequence:
-    """Prompt and completion as one sequence whose targets are the completion's tokens."""
+    """Prompt and completion as one sequence whose targets are the completion's tokens.
+
+    Without ``behaviour_logprob`` where the engine gave no log-probabilities.
+    """
     prompt, answer = len(prompt_ids), len(completion.token_ids)
     is_target = np.concatenate([np.zeros(prompt, np.float32), np.ones(answer, np.float32)])
+    logprobs = np.asarray(completion.logprobs, dtype=np.float32)
     return TrainingSequence(
         ids=np.array(prompt_ids + completion.token_ids, dtype=np.int64),
         loss_weight=is_target * np.float32(weight),
         advantage=is_target * np.float32(advantage),
-        behaviour_logprob=np.concatenate([np.zeros(prompt), np.array(completion.logprobs)]).astype(np.float32),
+        behaviour_logprob=np.concatenate([np.zeros(prompt, np.float32), logprobs]) if len(logprobs) == answer else None,
     )

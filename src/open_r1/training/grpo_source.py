@@ -1,48 +1,35 @@
-"""What feeds GRPO: rollouts of the current policy, their advantages, packs of them."""
+"""What feeds GRPO: rollouts of the current policy, or of the one a step ago, as packs."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
+from threading import Event
 from typing import Any
 
-import numpy as np
 import torch
-from rich.console import Console
-from torch import nn
+from torch import Tensor
 
+from open_r1.background import Background
 from open_r1.config import GRPOConfig
-from open_r1.data.pack import Pack, TrainingSequence, make_pack
-from open_r1.data.packing import best_fit
+from open_r1.data.pack import Pack
 from open_r1.data.prompts import PromptSet
 from open_r1.errors import UserError
 from open_r1.generation.engine import TrainableEngine
 from open_r1.parallel.runtime import Runtime
-from open_r1.rl.advantages import combine_rewards, group_advantages
-from open_r1.rl.filters import has_signal
-from open_r1.rl.losses import target_weights
 from open_r1.training.batches import StepBatch
-from open_r1.training.completions import completion_sequence, trained_lengths
-from open_r1.training.metrics import COMPLETIONS_FILE
-from open_r1.training.rollouts import Group, RolloutCollector, RolloutMeter
-from open_r1.training.signals import StopSignal
+from open_r1.training.group_draws import Drawn, GroupDraws
+from open_r1.training.pack_budget import SMALLEST_PACK
+from open_r1.training.rollout_metrics import RolloutMetrics
+from open_r1.training.rollout_packs import level_packs, pack_groups
+from open_r1.training.rollouts import RolloutCollector
+from open_r1.training.signals import Interrupted, StopSignal
 
-console = Console(stderr=True)
-SMALLEST_PACK = 4096
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One step's groups: those to train on, all that were drawn, and how many prompts this rank has drawn by then."""
-
-    kept: list[Group]
-    seen: list[Group]
-    cursor: int
+GRACE = 15.0
+"""Seconds for which a run that was told to stop waits for rollouts under way, to save them."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +42,54 @@ class Held:
     origin: str
 
 
+class Draft:
+    """Rollouts that are drawn while the policy trains on those before.
+
+    Attributes:
+        first_step: the step that they are for.
+    """
+
+    def __init__(self, draws: GroupDraws, cursor: int, first_step: int) -> None:
+        self.first_step = first_step
+        self._left = _Left()
+        self._work = Background(draws.draw, cursor, first_step, self._left)
+
+    def result(self, seconds: float | None = None) -> Drawn | None:
+        """Waits for them, at most so long; None where they are not done then, and are given up."""
+        self._work.wait(seconds)
+        if self._work.running:
+            self.close()
+            return None
+        return self._work.result()
+
+    def close(self) -> None:
+        """Gives them up, and waits until the engine is free."""
+        self._left.set()
+        self._work.wait()
+
+
+class _Left(Event):
+    """Stands for a `StopSignal` in the thread that draws: whoever sets it no longer wants what is drawn."""
+
+    number = 0
+
+    def check(self) -> None:
+        if self.is_set():
+            raise Interrupted(2)
+
+
 class GRPOSource:
     """Draws prompts, completions and rewards for each step, and keeps them for ``num_iterations`` steps.
 
+    With ``async_steps`` the next rollouts are drawn by a thread while the policy trains: their weights are one set of
+    rollouts old by then, which the importance ratio corrects.
+
     Args:
-        policy: the module whose weights the engine samples from.
+        weights: the policy's whole weights as they are now, for the engine; collective.
         groups_a_step: prompts of one step over all ranks.
         reward_names: in the order of the reward functions.
         reference: log-probabilities [K] of a pack's targets under the frozen reference; None where beta is 0.
+        pack_tokens: of a pack, more where one sequence needs it; None takes ``pack_length``.
     """
 
     ahead = False  # rollouts need the weights of the step before
@@ -71,25 +98,39 @@ class GRPOSource:
         self,
         config: GRPOConfig,
         runtime: Runtime,
-        policy: nn.Module,
+        weights: Callable[[], Iterable[tuple[str, Tensor]]],
         engine: TrainableEngine,
         collector: RolloutCollector,
         prompts: PromptSet,
         *,
         groups_a_step: int,
         reward_names: list[str],
-        reference: Callable[[Pack], torch.Tensor] | None = None,
+        reference: Callable[[Pack], Tensor] | None = None,
+        pack_tokens: int | None = None,
     ) -> None:
         if groups_a_step % runtime.world_size:
             raise UserError(f"{groups_a_step} prompts a step cannot be shared evenly by {runtime.world_size} processes")
-        self._config, self._runtime, self._policy, self._engine = config, runtime, policy, engine
-        self._collector, self._prompts, self._reference = collector, prompts, reference
-        self._groups = groups_a_step // runtime.world_size
-        self._names = reward_names
+        self._config, self._runtime, self._weights, self._engine = config, runtime, weights, engine
+        self._prompts, self._reference = prompts, reference
+        self._pack_tokens = pack_tokens or config.pack_length or SMALLEST_PACK
+        groups = groups_a_step // runtime.world_size
+        self._draws = GroupDraws(
+            config,
+            collector,
+            groups=groups,
+            functions=len(reward_names),
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
+        self._meter = RolloutMetrics(config, runtime, prompts, reward_names, groups, self._draws.combined)
         self._cursor = 0  # prompts this rank has drawn
         self._held: Held | None = None
-        self._warned: set[str] = set()
+        self._draft: Draft | None = None
+        self._kept: tuple[int, Drawn] | None = None  # a draft that is done: by a checkpoint, or out of one
+        self._stop = StopSignal()
+        self._handed_out = time.perf_counter()
         self.steps_per_epoch = len(prompts) * config.num_iterations / groups_a_step
+        self._last_step = config.max_steps if config.max_steps > 0 else self.steps(config.num_train_epochs)
         self.fingerprint = self._fingerprint(groups_a_step)
 
     def steps(self, epochs: float) -> int:
@@ -97,178 +138,103 @@ class GRPOSource:
         return max(1, math.ceil(epochs * self.steps_per_epoch - 1e-6))
 
     def batch(self, step: int, stop: StopSignal) -> StepBatch:
-        """The rollouts in hand where they are still good for ``step``, else new ones of the policy as it is now."""
+        """The rollouts in hand where they are still good for ``step``, else new ones."""
+        self._stop = stop
         first_step = step - step % self._config.num_iterations
         if self._held is None or self._held.first_step != first_step:
             self._held = self._roll_out(first_step, stop)
         origin = self._held.origin
+        self._handed_out = time.perf_counter()
         return StepBatch(self._held.packs, 1.0, self._held.metrics, lambda _number: origin)
 
+    def sync(self) -> None:
+        """Gives the engine the policy's weights as they are now. Collective."""
+        self._settle_draft()
+        self._engine.load_weights(self._weights())
+
+    def close(self) -> None:
+        """Gives up rollouts under way; the engine is free afterwards."""
+        if self._draft is not None:
+            self._draft.close()
+            self._draft = None
+
     def state_dict(self, step: int) -> dict[str, Any]:
-        """How many prompts were drawn, and the rollouts in hand if step ``step`` (the next one) trains on them."""
-        good = (
-            self._held is not None
-            and self._held.first_step <= step < self._held.first_step + self._config.num_iterations
-        )
-        return {"cursor": self._cursor, "held": self._held if good else None}
+        """How many prompts were drawn, and the rollouts in hand: for ``step`` (the next one) and for later ones."""
+        held = self._held
+        good = held is not None and held.first_step <= step < held.first_step + self._config.num_iterations
+        self._settle_draft(GRACE if self._stop.number else None)
+        return {"cursor": self._cursor, "held": held if good else None, "ahead": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to a saved state."""
-        self._cursor, self._held = state["cursor"], state["held"]
+        self.close()
+        self._cursor, self._held, self._kept = state["cursor"], state["held"], state.get("ahead")
 
     def adopt(self, states: list[dict[str, Any]]) -> str:
         """Draws on after the last prompt that any rank has drawn; rollouts in hand belonged to the ranks there were."""
         number = len(states)
         drawn = max((state["cursor"] - 1) * number + rank + 1 for rank, state in enumerate(states))
-        self._cursor, self._held = math.ceil(max(0, drawn) / self._runtime.world_size), None
-        return "the rollouts in hand are drawn again" if any(state["held"] for state in states) else ""
+        self._cursor, self._held, self._kept = math.ceil(max(0, drawn) / self._runtime.world_size), None, None
+        lost = any(state["held"] or state.get("ahead") for state in states)
+        return "the rollouts in hand are drawn again" if lost else ""
 
     def _roll_out(self, step: int, stop: StopSignal) -> Held:
-        meter = RolloutMeter()
-        start = time.perf_counter()
-        self._engine.load_weights(self._policy)
-        synced = time.perf_counter()
-        drawn = self._draw_groups(step, stop, meter)
-        prompts_drawn = drawn.cursor - self._cursor
-        self._cursor = drawn.cursor  # only now: an interrupted collection leaves the state of the step before
-        packs, metrics = self._to_packs(drawn.kept), self._metrics(drawn)
-        packing_start = time.perf_counter()
-        packs = self._level(self._with_reference(packs))
-        self._report(meter)
-        seconds = {
-            "seconds_sync": synced - start,
-            "seconds_generate": meter.generate_seconds,
-            "seconds_reward_wait": meter.reward_wait_seconds,
-            "seconds_reference": time.perf_counter() - packing_start,
-        }
-        counts = {
-            "reward_timeouts": meter.timeouts,
-            "reward_errors": len(meter.errors),
-            "prompts_drawn": prompts_drawn,
-        }
-        totals = self._runtime.sum(torch.tensor([*seconds.values(), *counts.values()], dtype=torch.float64)).tolist()
-        metrics |= dict(zip([*seconds, *counts], totals, strict=True))
-        for name in seconds:  # the mean over ranks
-            metrics[name] /= self._runtime.world_size
+        start = self._now()
+        drawn, seconds = self._take(step, stop)
+        before, self._cursor = self._cursor, drawn.cursor  # only now: an interrupted collection leaves the state before
+        following = step + self._config.num_iterations
+        if self._config.async_steps and following < self._last_step:
+            syncing = time.perf_counter()
+            self._engine.load_weights(self._weights())
+            seconds["sync"] = self._now() - syncing
+            self._draft = Draft(self._draws, self._cursor, following)
+        packing = time.perf_counter()
+        packs = self._packs(drawn)
+        seconds["reference"] = self._now() - packing
+        seconds["train"] = max(0.0, start - self._handed_out)
+        metrics = self._meter.of(drawn, before, {f"seconds_{name}": value for name, value in seconds.items()})
         prompts = sorted({group.prompt for group in drawn.kept})
         return Held(step, packs, metrics, f"prompts {', '.join(map(str, prompts))}")
 
-    def _draw_groups(self, step: int, stop: StopSignal, meter: RolloutMeter) -> Drawn:
-        """This rank's groups.
+    def _take(self, step: int, stop: StopSignal) -> tuple[Drawn, dict[str, float]]:
+        """The groups of ``step``: those that were drawn ahead, else new ones; and seconds, by what they went for."""
+        seconds = dict.fromkeys(("sync", "generate", "reward_wait", "idle"), 0.0)
+        start = time.perf_counter()
+        self._settle_draft()
+        kept, self._kept = self._kept, None
+        if kept is not None and kept[0] == step:
+            drawn = kept[1]
+            seconds["idle"] = time.perf_counter() - start
+        else:
+            self._engine.load_weights(self._weights())
+            seconds["sync"] = self._now() - start
+            drawn = self._draws.draw(self._cursor, step, stop)
+        meter = drawn.meter
+        return drawn, seconds | {"generate": meter.generate_seconds, "reward_wait": meter.reward_wait_seconds}
 
-        A group without signal teaches nothing: it is dropped and another prompt drawn in its place, for a few rounds.
-        """
-        cursor, kept, without = self._cursor, [], []
-        rounds = 1 + (self._config.max_resample_rounds if self._config.drop_zero_signal_groups else 0)
-        for _ in range(rounds):
-            missing = self._groups - len(kept)
-            if not missing:
-                break
-            # Each rank draws from its own residue class, so ranks never draw the same prompt.
-            numbers = range(cursor, cursor + missing)
-            draws = [number * self._runtime.world_size + self._runtime.rank for number in numbers]
-            cursor += missing
-            for group in self._collector.collect(draws, step, stop, meter):
-                signal = bool(has_signal(self._combined([group]))[0])
-                (kept if signal or not self._config.drop_zero_signal_groups else without).append(group)
-        return Drawn(kept, kept + without, cursor)
+    def _settle_draft(self, seconds: float | None = None) -> None:
+        """Waits for rollouts under way, so that the engine is free and they can be saved."""
+        if self._draft is not None:
+            draft, self._draft = self._draft, None
+            drawn = draft.result(seconds)
+            self._kept = None if drawn is None else (draft.first_step, drawn)
 
-    def _combined(self, groups: list[Group]) -> torch.Tensor:
-        weights = self._config.reward_weights or [1.0] * len(self._names)
-        values = torch.from_numpy(np.stack([group.rewards for group in groups], axis=1))
-        return combine_rewards(values, weights)
-
-    def _to_packs(self, groups: list[Group]) -> list[Pack]:
-        config, runtime = self._config, self._runtime
-        rewards = self._combined(groups).tolist() if groups else []
-        lengths = [trained_lengths(group, config.mask_truncated_completions) for group in groups]
-        # Batch statistics and loss weights are over all ranks, so that cutting the batch changes nothing.
-        everyone = runtime.gather([(runtime.rank, rewards, lengths)])
-        all_rewards = [row for _, rows, _ in everyone for row in rows]
-        all_lengths = [length for _, _, rows in everyone for row in rows for length in row]
-        if not all_rewards:
-            return []
-        advantages = group_advantages(torch.tensor(all_rewards, dtype=torch.float64), config.scale_rewards)
-        weights = target_weights(config.loss_type, torch.tensor(all_lengths), config.max_completion_length)
-        before = sum(len(rows) for rank, rows, _ in everyone if rank < runtime.rank)
-        sequences = []
-        for place, group in enumerate(groups):
-            for sample, completion in enumerate(group.completions):
-                row = before + place
-                if lengths[place][sample]:
-                    weight = float(weights[row * config.num_generations + sample])
-                    advantage = float(advantages[row, sample])
-                    prompt_ids = self._prompts.token_ids[group.prompt]
-                    sequences.append(completion_sequence(prompt_ids, completion, weight, advantage))
-        return self._pack(sequences)
-
-    def _pack(self, sequences: list[TrainingSequence]) -> list[Pack]:
-        if not sequences:
-            return []
-        lengths = np.array([len(sequence.ids) for sequence in sequences])
-        budget = max(self._config.pack_length or SMALLEST_PACK, int(lengths.max()))
-        return [make_pack([sequences[index] for index in members]) for members in best_fit(lengths, budget)]
-
-    def _with_reference(self, packs: list[Pack]) -> list[Pack]:
+    def _packs(self, drawn: Drawn) -> list[Pack]:
+        groups = drawn.kept
+        rewards = self._draws.compared(groups).tolist() if groups else []
+        packs = pack_groups(self._config, self._runtime, self._prompts, groups, rewards, self._pack_tokens)
+        known = all(len(completion.logprobs) for group in drawn.seen for completion in group.completions)
+        packs = level_packs(self._runtime, packs, reference=False, logprobs=known)
         if self._reference is None:
             return packs
+        # Levelled before: where weights are gathered for it, every rank asks the reference as often.
         return [replace(pack, reference_logprob=self._reference(pack)) for pack in packs]
 
-    def _level(self, packs: list[Pack]) -> list[Pack]:
-        """Adds packs without targets, so that every rank has the same number (at least one)."""
-        number = int(self._runtime.max(float(max(1, len(packs)))))
-        zero = np.zeros(1, np.float32)
-        empty = TrainingSequence(
-            ids=np.zeros(1, np.int64),
-            loss_weight=zero,
-            advantage=zero,
-            behaviour_logprob=zero,
-            reference_logprob=zero if self._reference else None,
-        )
-        return packs + [make_pack([empty])] * (number - len(packs))
-
-    def _metrics(self, drawn: Drawn) -> dict[str, float]:
-        """Means over every completion that was drawn, those of dropped groups included."""
-        config, seen = self._config, drawn.seen
-        rewards = np.concatenate([group.rewards for group in seen], axis=1)
-        combined = self._combined(seen)
-        completions = [completion for group in seen for completion in group.completions]
-        sums = {
-            **{f"rewards/{name}": _sum_count(values) for name, values in zip(self._names, rewards, strict=True)},
-            "reward": _sum_count(combined.numpy()),
-            "reward_std": _sum_count(np.nan_to_num(np.nanstd(combined.numpy(), axis=1, ddof=1))),
-            "completion_length": _sum_count([len(completion.token_ids) for completion in completions]),
-            "truncated": _sum_count([completion.finish_reason == "length" for completion in completions]),
-            "groups_with_signal": _sum_count(has_signal(combined).numpy()),
-            "groups_trained": (float(len(drawn.kept)), float(self._groups)),
-        }
-        flat = torch.tensor(list(sums.values()), dtype=torch.float64)
-        totals = self._runtime.sum(flat)
-        means = {name: float(total / max(1.0, count)) for name, (total, count) in zip(sums, totals, strict=True)}
-        if config.log_completions and self._runtime.is_main:
-            self._log_completions(seen)
-        return means
-
-    def _log_completions(self, groups: list[Group]) -> None:
-        limit = self._config.num_completions_to_print or self._config.num_generations
-        with (Path(self._config.output_dir) / COMPLETIONS_FILE).open("a") as file:
-            for group in groups[:1]:
-                combined = self._combined([group])[0].tolist()
-                for sample in range(min(limit, len(group.texts))):
-                    entry = {
-                        "draw": group.draw,
-                        "prompt": self._prompts.messages[group.prompt],
-                        "completion": group.texts[sample],
-                        "reward": combined[sample],
-                        "finish_reason": group.completions[sample].finish_reason,
-                    }
-                    file.write(json.dumps(entry) + "\n")
-
-    def _report(self, meter: RolloutMeter) -> None:
-        for error in meter.errors:
-            if error not in self._warned:
-                self._warned.add(error)
-                console.print(f"[yellow]a reward function failed, its completions get no reward[/]: {error}")
+    def _now(self) -> float:
+        """The time at which the device has done what it was given."""
+        if self._runtime.device.type == "cuda":
+            torch.cuda.synchronize(self._runtime.device)
+        return time.perf_counter()
 
     def _fingerprint(self, groups_a_step: int) -> str:
         config = self._config
@@ -282,8 +248,3 @@ class GRPOSource:
         sampling = (config.temperature, config.top_p, config.top_k, config.reward_funcs, config.reward_weights)
         text = repr((order, sampling, self._prompts.fingerprint()))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _sum_count(values: Any) -> tuple[float, float]:
-    array = np.asarray(values, dtype=np.float64)
-    return float(np.nansum(array)), float(np.count_nonzero(~np.isnan(array)))

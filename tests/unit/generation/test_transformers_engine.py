@@ -271,9 +271,15 @@ def test_weights_of_the_moment_are_used(model):
         model.lm_head.weight.copy_(-model.lm_head.weight)
     after = next(engine.generate([request], params)).token_ids
     assert before != after
-    fresh = build()
-    engine.load_weights(fresh)
-    assert next(engine.generate([request], params)).token_ids == before
+    engine.load_weights(iter(["taken"]))  # which it is not
+    copy = engine_of(build(), shares_weights=False)
+    assert next(copy.generate([request], params)).token_ids == before
+    copy.load_weights((name, tensor) for name, tensor in model.state_dict().items())
+    assert next(copy.generate([request], params)).token_ids == after
+    with pytest.raises(ValueError, match="has no nowhere"):
+        copy.load_weights([("nowhere.weight", torch.ones(1))])
+    with pytest.raises(ValueError, match=r"no weights for model\.embed_tokens\.weight"):
+        copy.load_weights([])
 
 
 def test_training_goes_on_as_if_nothing_had_been_generated():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -94,7 +96,7 @@ class Bench:
         self.source = GRPOSource(
             self.config,
             runtime or FakeRuntime(),
-            nn.Identity(),
+            lambda: iter(()),
             self.engine,
             collector,
             self.prompts,
@@ -106,6 +108,10 @@ class Bench:
         batch = self.source.batch(step, StopSignal())
         assert batch.denominator == 1.0  # the weights of the targets hold it
         return batch.packs
+
+    def at(self, step: int) -> list[Pack]:
+        """The packs of a step, after those before it."""
+        return [self.packs(number) for number in range(step + 1)][-1]
 
     def metrics(self, step: int = 0) -> dict[str, float]:
         return self.source.batch(step, StopSignal()).metrics
@@ -268,5 +274,84 @@ def test_an_interrupted_collection_changes_nothing() -> None:
     stop.number = 15
     with pytest.raises(Exception, match="SIGTERM"):
         bench.source.batch(1, stop)
-    assert bench.source.state_dict(1) == {"cursor": 2, "held": None}
+    assert bench.source.state_dict(1) == {"cursor": 2, "held": None, "ahead": None}
     assert sorted({row[0] for row in rows(bench.packs(1))}) == sorted(bench.drawn(2, 3))
+
+
+def async_bench(**settings: Any) -> Bench:
+    return Bench(rising, async_steps=1, max_steps=4, **settings)
+
+
+def test_rollouts_of_the_next_step_are_drawn_with_the_weights_before_this_one() -> None:
+    bench, plain = async_bench(), Bench(rising)
+    bench.packs(0)
+    bench.source.close()
+    assert bench.engine.loaded == 2  # for this step's rollouts, and for the next step's
+    bench = async_bench()
+    for step in range(4):
+        assert rows(bench.packs(step)) == rows(plain.packs(step))
+        assert bench.engine.loaded == min(step + 2, 4)  # nothing is drawn after the last step
+    assert bench.engine.seeds == plain.engine.seeds
+
+
+def test_rollouts_drawn_ahead_go_into_a_checkpoint(tmp_path: Path) -> None:
+    bench, other = async_bench(), async_bench()
+    bench.packs(0)
+    torch.save(bench.source.state_dict(1), tmp_path / "state")
+    other.source.load_state_dict(torch.load(tmp_path / "state", weights_only=False))
+    assert rows(other.packs(1)) == rows(bench.packs(1))
+    assert other.engine.loaded == 1  # for step 2 alone: those of step 1 were in hand
+    assert rows(other.packs(2)) == rows(bench.packs(2))
+
+
+def test_with_several_steps_on_rollouts_the_next_are_drawn_meanwhile() -> None:
+    bench, plain = async_bench(num_iterations=2), Bench(rising, num_iterations=2)
+    for step in range(4):
+        assert rows(bench.packs(step)) == rows(plain.packs(step))
+    assert bench.engine.loaded == 2
+
+
+def test_rollouts_that_nobody_waits_for_are_given_up() -> None:
+    bench = async_bench()
+    begun, free = Event(), Event()
+    generate = bench.engine.generate
+
+    def endless(requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        first, *rest = generate(requests, params)
+        yield first
+        begun.set()
+        free.wait(30)
+        yield from rest
+
+    bench.packs(0)
+    bench.source.sync()  # those of step 1 are in hand
+    bench.engine.generate = endless
+    bench.packs(1)
+    begun.wait(30)
+    Timer(0.2, free.set).start()
+    bench.source.close()
+    assert len(bench.source.batch(1, StopSignal()).packs) == 1
+    bench.engine.generate = generate
+    assert rows(bench.packs(2)) == rows(Bench(rising).at(2))
+
+
+def test_what_fails_while_the_policy_trains_is_raised() -> None:
+    bench = async_bench()
+
+    def fails(requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        raise UserError("the engine is gone")
+        yield
+
+    bench.packs(0)
+    bench.source.sync()
+    bench.engine.generate = fails
+    bench.packs(1)
+    with pytest.raises(UserError, match="the engine is gone"):
+        bench.packs(2)
+
+
+def test_an_engine_without_log_probabilities() -> None:
+    bench = Bench(rising)
+    generate = bench.engine.generate
+    bench.engine.generate = lambda requests, params: (replace(one, logprobs=()) for one in generate(requests, params))
+    assert [pack.behaviour_logprob for pack in bench.packs()] == [None]

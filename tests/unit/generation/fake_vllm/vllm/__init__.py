@@ -11,6 +11,7 @@ import multiprocessing
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import ClassVar
@@ -27,6 +28,7 @@ logging.getLogger("vllm").addHandler(logging.StreamHandler(sys.stdout))
 class Answer:
     token_ids: list[int]
     finish_reason: str
+    logprobs: list[dict[int, SimpleNamespace]] | None = None
 
 
 @dataclass
@@ -89,7 +91,9 @@ class LLMEngine:
             ids = [*reversed(prompt), *[7] * index, params.stop_token_ids[0]]
             cut = len(ids) > params.max_tokens
             reason = self.finish_reason or ("length" if cut else "stop")
-            answers.append(Answer(ids[: params.max_tokens], reason))
+            ids = ids[: params.max_tokens]
+            logprobs = [{token: SimpleNamespace(logprob=-float(token))} for token in ids]
+            answers.append(Answer(ids, reason, None if params.logprobs is None else logprobs))
         return [Output("unfinished", [], finished=False), Output(request_id, answers)]
 
     def abort_request(self, request_ids: list[str]) -> None:
@@ -111,3 +115,22 @@ class LLM:
         type(self).start()
         self.model_config = SimpleNamespace(max_model_len=arguments.get("max_model_len", 512))
         self.llm_engine = LLMEngine(EngineCore(process), at_once=3)
+        self.weights: dict[str, object] = {}
+        self.calls: list[str] = []
+
+    def load_weights(self, weights: object) -> set[str]:
+        self.calls.append("load")
+        self.weights = dict(weights)
+        return set(self.weights)
+
+    def apply_model(self, function: Callable) -> list:
+        return [function(self)]
+
+    def reset_prefix_cache(self) -> None:
+        self.calls.append("forget prompts")
+
+    def sleep(self, level: int) -> None:
+        self.calls.append(f"sleep {level}")
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.calls.append(f"wake {' '.join(tags)}")

@@ -17,6 +17,7 @@ class SamplingParams:
     top_k: int = 0
     max_tokens: int = 16
     seed: int | None = None
+    logprobs: int | None = None
     stop_token_ids: list[int] = field(default_factory=list)
     ignore_eos: bool = False
     detokenize: bool = True

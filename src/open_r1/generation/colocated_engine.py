@@ -1,0 +1,237 @@
+"""vLLM in the training process, on the training GPU: it takes the policy's weights in place, and sleeps while training
+needs the memory.
+
+With several processes each has an engine of its own, over its own GPU. Only what vLLM 0.26 and 0.28 have in common is
+used, but for `sampled_logprobs`, which is done without where the model runner is another one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_r1.errors import UserError
+from open_r1.generation.engine import Completion, Request, SamplingParams
+from open_r1.generation.sampled_logprobs import follow_sampler
+from open_r1.generation.vllm_engine import VllmEngine, completion_of, sampling_params
+from open_r1.generation.vllm_process import ENVIRONMENT, check_machine, explain, log_to, output_to
+
+IN_PROCESS = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_HOST_IP": "127.0.0.1",  # where its one-rank rendezvous is; a rented machine may not resolve its own name
+}
+
+
+@dataclass(frozen=True)
+class ColocatedOptions:
+    """How the engine is started.
+
+    Attributes:
+        max_model_length: longest prompt and completion together, in tokens.
+        max_num_seqs: completions decoded at once.
+        cache_bytes: of keys and values; None leaves it to vLLM, which then takes ``memory_share``.
+        memory_share: of the GPU, for weights, cache and work; None is most of what is free.
+        sleeps: gives weights and cache back between generations.
+        processes: of the training run; each has an engine.
+        logprobs: whether completions come with the log-probabilities of their tokens.
+    """
+
+    max_model_length: int
+    max_num_seqs: int
+    cache_bytes: int | None
+    dtype: str = "bfloat16"
+    revision: str | None = None
+    sleeps: bool = False
+    processes: int = 1
+    enforce_eager: bool = False
+    trust_remote_code: bool = False
+    logprobs: bool = True
+    seed: int = 0
+    memory_share: float | None = None
+
+
+class ColocatedEngine(VllmEngine):
+    """Draws completions with the weights that `load_weights` gave it last.
+
+    Requests with one prompt are sent as one, whose first seed decides the draws of all: sample ``i`` is drawn with that
+    seed plus ``i``.
+
+    Args:
+        model: hub id or local folder; of it only the configuration is read, the weights come by `load_weights`.
+        log: file that takes what vLLM writes.
+
+    Raises:
+        UserError: vLLM is not installed, there is no GPU, or vLLM does not start; says what to change.
+    """
+
+    def __init__(self, model: str, options: ColocatedOptions, *, log: Path) -> None:
+        self._options, self._log = options, log
+        self._llm = _start(model, options, log)
+        self.context = options.max_model_length
+        self._names = itertools.count()
+        self._asleep = False
+        self._device, self._side = torch.cuda.current_device(), torch.cuda.Stream()
+        self._logprobs = follow_sampler(self._llm) if options.logprobs else None
+        self._asks = options.logprobs and self._logprobs is None
+        if options.sleeps:
+            self._sleep()
+
+    @property
+    def llm(self) -> Any:
+        """The ``vllm.LLM`` that draws."""
+        return self._llm
+
+    def close(self) -> None:
+        """Gives back the GPU's memory; harmless when repeated."""
+        if self._llm is None:
+            return
+        with suppress(Exception):
+            self._llm.llm_engine.engine_core.shutdown()
+        self._llm = self._logprobs = None
+        torch.cuda.empty_cache()
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies ``weights`` (names of a transformers checkpoint, whole tensors on this GPU) into the engine's own.
+
+        Raises:
+            UserError: there is no memory to wake up in.
+        """
+        self._wake("weights")
+        with torch.no_grad():
+            self._llm.apply_model(lambda model: len(list(model.load_weights(weights))))
+        self._wake("kv_cache")
+        self._llm.reset_prefix_cache()
+
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        """As `VllmEngine.generate`; log-probabilities are those of softmax(logits / temperature) where nothing is cut
+        off by top-p or top-k, else of what was left.
+
+        Raises:
+            UserError: as there, and where the GPU runs out of memory.
+        """
+        return self._until_asleep(super().generate(requests, params))
+
+    def _until_asleep(self, completions: Iterator[Completion]) -> Iterator[Completion]:
+        if self._logprobs is not None:
+            self._logprobs.clear()
+        try:
+            yield from completions
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"vLLM ran out of memory while it was drawing ({str(error).splitlines()[0][:120]}): lower "
+                "--vllm_gpu_memory_utilization or --vllm_max_num_seqs, or set --vllm_enable_sleep_mode true"
+            ) from error
+        self._side.synchronize()
+        if self._options.sleeps:
+            self._sleep()
+
+    def _aside(self) -> AbstractContextManager[Any]:
+        """In a thread that draws while the policy trains, a stream of its own: kernels of one stream wait in line."""
+        if threading.current_thread() is threading.main_thread():
+            return nullcontext()
+        torch.cuda.set_device(self._device)
+        return torch.cuda.stream(self._side)
+
+    def _add(self, engine: Any, batch: list[Request], params: SamplingParams) -> str:
+        with self._aside():
+            return super()._add(engine, batch, params)
+
+    def _step(self, engine: Any) -> list[Any]:
+        with self._aside():
+            return super()._step(engine)
+
+    def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[Request]]:
+        if params.temperature == 0:  # vLLM draws one greedy answer to a request
+            yield from ([request] for request in requests)
+        else:
+            for _, batch in itertools.groupby(requests, key=lambda request: request.prompt_ids):
+                yield list(batch)
+
+    def _parameters(self, batch: list[Request], params: SamplingParams) -> Any:
+        return sampling_params(params, n=len(batch), seed=batch[0].seed, logprobs=0 if self._asks else None)
+
+    def _completions(self, name: str, batch: list[Request], output: Any) -> Iterator[Completion]:
+        prompt = len(batch[0].prompt_ids)
+        with self._aside():
+            logprobs = [
+                self._logprobs_of((name, number), prompt, answer) for number, answer in enumerate(output.outputs)
+            ]
+        for request, answer, values in zip(batch, output.outputs, logprobs, strict=True):
+            yield completion_of(request, answer, values)
+
+    def _logprobs_of(self, key: tuple[str, int], prompt: int, answer: Any) -> Any:
+        if self._logprobs is not None:
+            return self._logprobs.read(key, prompt, len(answer.token_ids))
+        if self._asks:
+            return tuple(at[token].logprob for at, token in zip(answer.logprobs, answer.token_ids, strict=True))
+        return ()
+
+    def _sleep(self) -> None:
+        # Weights are not kept: the next ones come before the next generation.
+        self._llm.sleep(level=2)
+        self._asleep = True
+
+    def _wake(self, part: str) -> None:
+        if not self._asleep:
+            return
+        torch.cuda.empty_cache()  # what training has left in its allocator is of no use to another one
+        try:
+            self._llm.wake_up([part])
+        except Exception as error:  # of a C++ allocator, by many names
+            raise UserError(
+                f"there is no memory for vLLM to wake up in ({str(error).splitlines()[0][:120]}): lower "
+                "--vllm_gpu_memory_utilization, or train with less (--gradient_checkpointing full, --optim adamw_8bit)"
+            ) from error
+        self._asleep = part == "weights"
+
+
+def _start(model: str, options: ColocatedOptions, log: Path) -> Any:
+    os.environ.update(IN_PROCESS)
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    check_machine("use_vllm")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_bytes(b"")
+    try:
+        with output_to(log):
+            from vllm import LLM
+
+            llm = LLM(model=model, **_arguments(options))
+    except Exception as error:
+        raise UserError(f"vLLM could not start with {model}: {explain(log, str(error))}") from error
+    log_to(log)
+    return llm
+
+
+def _arguments(options: ColocatedOptions) -> dict[str, Any]:
+    """The arguments of ``vllm.LLM`` that do not keep vLLM's own default."""
+    free, total = torch.cuda.mem_get_info()
+    arguments: dict[str, Any] = {
+        "load_format": "dummy",
+        "dtype": options.dtype,
+        "kv_cache_memory_bytes": options.cache_bytes,
+        # Only asked whether so much is free: what is taken is the weights, the cache and room for one batch.
+        "gpu_memory_utilization": options.memory_share or min(0.9, 0.9 * free / total),
+        "max_model_len": options.max_model_length,
+        "max_num_seqs": options.max_num_seqs,
+        "enforce_eager": options.enforce_eager,
+        "enable_sleep_mode": options.sleeps,
+        "trust_remote_code": options.trust_remote_code,
+        "skip_tokenizer_init": True,  # prompts go in and completions come out as token ids
+        "generation_config": "vllm",  # sampling is what a request says, not the model's own default
+        "logprobs_mode": "processed_logprobs",
+        "seed": options.seed,
+        "revision": options.revision,
+        # Engines of several training processes lie side by side in the process group that these have already.
+        "distributed_executor_backend": "external_launcher" if options.processes > 1 else None,
+    }
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -1,0 +1,136 @@
+"""The engine that draws a run's completions, as its settings ask for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from open_r1.config import GRPOConfig
+from open_r1.errors import UserError
+from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
+from open_r1.generation.colocated_memory import cache_bytes_per_token, share_memory
+from open_r1.generation.engine import SamplingParams, TrainableEngine
+from open_r1.generation.transformers_engine import TransformersEngine
+from open_r1.generation.vllm_process import check_machine
+from open_r1.model.load import load_model
+from open_r1.model.memory import device_memory, estimate_memory
+from open_r1.parallel.runtime import Runtime
+from open_r1.training.setup import Policy
+from open_r1.training.warm_up import describe_work
+
+MOST_SEQUENCES = 1024
+LOG = "vllm-rank-{rank}.log"
+console = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def check_engine(config: GRPOConfig, runtime: Runtime) -> None:
+    """Raises UserError for an engine that this machine or this launcher cannot have, before anything is prepared."""
+    if config.use_vllm and config.vllm_mode == "colocate":
+        check_machine("use_vllm")
+    if not config.use_vllm and not runtime.whole_weights:
+        raise UserError(
+            "transformers draws completions from whole weights, and this launcher leaves each process a part of them: "
+            "set --use_vllm, or launch with recipes/accelerate_configs/ddp.yaml or zero2.yaml"
+        )
+
+
+def build_engine(
+    config: GRPOConfig, runtime: Runtime, policy: Policy, longest_prompt: int, completions: int
+) -> TrainableEngine:
+    """The engine, up and waiting for weights.
+
+    Args:
+        longest_prompt: tokens.
+        completions: of one step on this rank.
+
+    Raises:
+        UserError: it cannot be had here; says why, and what to change.
+    """
+    if not config.use_vllm:
+        return _transformers(config, runtime, policy)
+    if config.vllm_mode == "colocate":
+        return _colocated(config, runtime, policy, longest_prompt, completions)
+    return _served(config, runtime, policy)
+
+
+def sampling_params(config: GRPOConfig, policy: Policy) -> SamplingParams:
+    """How completions are drawn."""
+    return SamplingParams(
+        config.max_completion_length, config.temperature, config.top_p, config.top_k, policy.stop_token_ids
+    )
+
+
+def engine_dtype(config: GRPOConfig, runtime: Runtime, policy: Policy) -> torch.dtype:
+    """The dtype in which the policy computes, and so the engine."""
+    return runtime.autocast_dtype or next(policy.module.parameters()).dtype
+
+
+def _transformers(config: GRPOConfig, runtime: Runtime, policy: Policy) -> TransformersEngine:
+    model = runtime.unwrap(policy.module).model
+    if config.async_steps:  # the policy changes while completions are drawn
+        model = load_model(
+            config.model_name_or_path,
+            config.model_revision,
+            dtype=config.torch_dtype or "float32",
+            attn_implementation=config.attn_implementation,
+            trust_remote_code=config.trust_remote_code,
+        )
+        model.requires_grad_(False).to(runtime.device)
+    return TransformersEngine(
+        model,
+        # Never attended to; a tokenizer's own padding token may lie outside the model's embedding.
+        pad_token_id=policy.stop_token_ids[0],
+        batch_size=config.generation_batch_size,
+        device=runtime.device,
+        dtype=runtime.autocast_dtype,
+        shares_weights=not config.async_steps,
+    )
+
+
+def _colocated(
+    config: GRPOConfig, runtime: Runtime, policy: Policy, longest_prompt: int, completions: int
+) -> TrainableEngine:
+    pack_model = runtime.unwrap(policy.module)
+    dtype = engine_dtype(config, runtime, policy)
+    shape, work = describe_work(config, runtime, pack_model)
+    training = estimate_memory(shape, work, pack_model.layers.recompute)
+    longest = config.vllm_max_model_length or longest_prompt + config.max_completion_length
+    sequences = config.vllm_max_num_seqs or min(completions, MOST_SEQUENCES)
+    a_token = cache_bytes_per_token(shape.layers, shape.key_value, dtype.itemsize)
+    memory = device_memory(runtime.device)
+    share = share_memory(
+        memory=memory,
+        training=training.total,
+        resident=training.weights + training.gradients + training.optimizer,
+        weights=dtype.itemsize * shape.parameters,
+        wanted=1.05 * a_token * sequences * longest,
+        least=1.05 * a_token * longest,
+        share=config.vllm_gpu_memory_utilization,
+        sleeps=False if config.async_steps else config.vllm_enable_sleep_mode,
+    )
+    if runtime.is_main:
+        sleeps = ", and sleeps while the policy trains" if share.sleeps else ""
+        console.print(
+            f"[dim]vLLM takes {share.engine / 2**30:.1f} of {memory / 2**30:.1f} GiB ({share.cache / 2**30:.1f} of it "
+            f"for keys and values of {sequences:,} completions at once){sleeps}; training is expected to take "
+            f"{training.total / 2**30:.1f}[/]"
+        )
+    options = ColocatedOptions(
+        max_model_length=longest,
+        max_num_seqs=sequences,
+        cache_bytes=share.cache,
+        dtype=str(dtype).removeprefix("torch."),
+        revision=config.model_revision,
+        sleeps=share.sleeps,
+        processes=runtime.world_size,
+        enforce_eager=config.vllm_enforce_eager,
+        trust_remote_code=config.trust_remote_code,
+    )
+    log = Path(config.output_dir) / LOG.format(rank=runtime.rank)
+    return ColocatedEngine(config.model_name_or_path, options, log=log)
+
+
+def _served(config: GRPOConfig, runtime: Runtime, policy: Policy) -> TrainableEngine:
+    raise UserError("vllm_mode server is being built")

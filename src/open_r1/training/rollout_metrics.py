@@ -1,0 +1,113 @@
+"""What a step's rollouts say of the policy, and a sample of them in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from open_r1.config import GRPOConfig
+from open_r1.data.prompts import PromptSet
+from open_r1.parallel.runtime import Runtime
+from open_r1.rl.filters import has_signal
+from open_r1.training.group_draws import Drawn
+from open_r1.training.metrics import COMPLETIONS_FILE
+from open_r1.training.repetition import in_a_loop
+from open_r1.training.rollouts import Group
+
+console = Console(stderr=True)
+Combine = Callable[[list[Group]], torch.Tensor]
+
+
+class RolloutMetrics:
+    """Means over every completion that was drawn, those of dropped groups included, on all ranks.
+
+    Args:
+        names: of the reward functions, in their order.
+        groups: of one step on this rank.
+        combine: the weighted rewards [P, G] of groups.
+    """
+
+    def __init__(
+        self, config: GRPOConfig, runtime: Runtime, prompts: PromptSet, names: list[str], groups: int, combine: Combine
+    ) -> None:
+        self._config, self._runtime, self._prompts = config, runtime, prompts
+        self._names, self._groups, self._combine = names, groups, combine
+        self._warned: set[str] = set()
+
+    def of(self, drawn: Drawn, before: int, seconds: dict[str, float]) -> dict[str, float]:
+        """The metrics of a step. Collective.
+
+        Args:
+            before: how many prompts this rank had drawn before it.
+            seconds: where the time went; the mean over ranks is taken.
+        """
+        means = self._means(drawn)
+        meter = drawn.meter
+        counts = {
+            "reward_timeouts": float(meter.timeouts),
+            "reward_errors": float(len(meter.errors)),
+            "prompts_drawn": float(drawn.cursor - before),
+        }
+        flat = torch.tensor([*seconds.values(), *counts.values()], dtype=torch.float64)
+        totals = dict(zip([*seconds, *counts], self._runtime.sum(flat).tolist(), strict=True))
+        for name in seconds:
+            totals[name] /= self._runtime.world_size
+        self._say(meter.errors)
+        return means | totals
+
+    def _means(self, drawn: Drawn) -> dict[str, float]:
+        seen = drawn.seen
+        rewards = np.concatenate([group.rewards for group in seen], axis=1)
+        combined = self._combine(seen)
+        completions = [completion for group in seen for completion in group.completions]
+        lengths = [len(completion.token_ids) for completion in completions]
+        sums = {
+            **{f"rewards/{name}": _sum_count(values) for name, values in zip(self._names, rewards, strict=True)},
+            "reward": _sum_count(combined.numpy()),
+            "reward_std": _sum_count(np.nan_to_num(np.nanstd(combined.numpy(), axis=1, ddof=1))),
+            "completion_length": _sum_count(lengths),
+            "truncated": _sum_count([completion.finish_reason == "length" for completion in completions]),
+            "empty": _sum_count([not text.strip() for group in seen for text in group.texts]),
+            "repetition": _sum_count([in_a_loop(text) for group in seen for text in group.texts]),
+            "groups_with_signal": _sum_count(has_signal(combined).numpy()),
+            "groups_trained": (float(len(drawn.kept)), float(self._groups)),
+        }
+        longest = self._runtime.max(float(max(lengths)))
+        flat = torch.tensor(list(sums.values()), dtype=torch.float64)
+        totals = self._runtime.sum(flat)
+        means = {name: float(total / max(1.0, count)) for name, (total, count) in zip(sums, totals, strict=True)}
+        if self._config.log_completions and self._runtime.is_main:
+            self._log_completions(seen)
+        return means | {"completion_length_max": longest}
+
+    def _log_completions(self, groups: list[Group]) -> None:
+        limit = self._config.num_completions_to_print or self._config.num_generations
+        with (Path(self._config.output_dir) / COMPLETIONS_FILE).open("a") as file:
+            for group in groups[:1]:
+                combined = self._combine([group])[0].tolist()
+                for sample in range(min(limit, len(group.texts))):
+                    entry = {
+                        "draw": group.draw,
+                        "prompt": self._prompts.messages[group.prompt],
+                        "completion": group.texts[sample],
+                        "reward": combined[sample],
+                        "finish_reason": group.completions[sample].finish_reason,
+                    }
+                    file.write(json.dumps(entry) + "\n")
+
+    def _say(self, errors: list[str]) -> None:
+        for error in errors:
+            if error not in self._warned:
+                self._warned.add(error)
+                console.print(f"[yellow]a reward function failed, its completions get no reward[/]: {error}")
+
+
+def _sum_count(values: Any) -> tuple[float, float]:
+    array = np.asarray(values, dtype=np.float64)
+    return float(np.nansum(array)), float(np.count_nonzero(~np.isnan(array)))

@@ -1,0 +1,155 @@
+"""vLLM in the training process, against a made-up vLLM: what it is given, when it sleeps, what goes wrong."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from open_r1.errors import UserError
+from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
+from open_r1.generation.engine import Request, SamplingParams
+
+PARAMS = SamplingParams(8, stop_token_ids=(0,))
+WEIGHTS = [("model.norm.weight", torch.ones(2)), ("lm_head.weight", torch.zeros(2))]
+
+
+@pytest.fixture(autouse=True)
+def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> type:
+    """A GPU of 100 bytes, 60 of them free."""
+    for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_HOST_IP"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (60, 100))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(synchronize=lambda: None))
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    return fake_vllm
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "vllm.log"
+
+
+def engine(log: Path, **changes: Any) -> ColocatedEngine:
+    return ColocatedEngine("m", ColocatedOptions(64, 16, 4096, **changes), log=log)
+
+
+def requests(*prompts: tuple[int, ...]) -> list[Request]:
+    return [Request(10 + number, prompt, seed=100 + number) for number, prompt in enumerate(prompts)]
+
+
+def test_a_group_is_one_request_whose_first_seed_decides_all(log: Path) -> None:
+    drawing = engine(log)
+    answers = list(drawing.generate(requests((1,), (1,), (2, 3), (1,)), PARAMS))
+    assert drawing.llm.llm_engine.asked == [((1,), 2, 100), ((2, 3), 1, 102), ((1,), 1, 103)]
+    assert {answer.request_id: answer.token_ids for answer in answers} == {
+        10: (1, 0),
+        11: (1, 7, 0),
+        12: (3, 2, 0),
+        13: (1, 0),
+    }
+    drawing.close()
+    drawing.close()
+
+
+def test_greedy_answers_are_asked_for_one_by_one(log: Path) -> None:
+    drawing = engine(log)
+    list(drawing.generate(requests((1,), (1,)), SamplingParams(8, temperature=0, stop_token_ids=(0,))))
+    assert [count for _, count, _ in drawing.llm.llm_engine.asked] == [1, 1]
+    drawing.close()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_a_runner_that_cannot_be_followed_is_asked_for_log_probabilities(log: Path, wanted: bool) -> None:
+    drawing = engine(log, logprobs=wanted)
+    (answer,) = drawing.generate(requests((3, 4)), PARAMS)
+    assert tuple(answer.logprobs) == ((-4.0, -3.0, 0.0) if wanted else ())
+    drawing.close()
+
+
+def test_the_settings_reach_vllm(log: Path) -> None:
+    drawing = engine(log, processes=2, sleeps=True, revision="abc")
+    assert drawing.llm.arguments == {
+        "load_format": "dummy",
+        "dtype": "bfloat16",
+        "kv_cache_memory_bytes": 4096,
+        "gpu_memory_utilization": pytest.approx(0.54),
+        "max_model_len": 64,
+        "max_num_seqs": 16,
+        "enforce_eager": False,
+        "enable_sleep_mode": True,
+        "trust_remote_code": False,
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",
+        "seed": 0,
+        "revision": "abc",
+        "distributed_executor_backend": "external_launcher",
+    }
+    assert os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert "distributed_executor_backend" not in engine(log).llm.arguments
+
+
+def test_weights_go_in_and_prompts_of_the_old_ones_are_forgotten(log: Path) -> None:
+    drawing = engine(log)
+    drawing.load_weights(iter(WEIGHTS))
+    assert drawing.llm.weights == dict(WEIGHTS)
+    assert drawing.llm.calls == ["load", "forget prompts"]
+    drawing.close()
+
+
+def test_it_sleeps_between_generations(log: Path) -> None:
+    drawing = engine(log, sleeps=True)
+    for _ in range(2):
+        drawing.load_weights(iter(WEIGHTS))
+        list(drawing.generate(requests((1,)), PARAMS))
+    once = ["wake weights", "load", "wake kv_cache", "forget prompts", "sleep 2"]
+    assert drawing.llm.calls == ["sleep 2", *once, *once]
+    drawing.close()
+
+
+def test_no_room_to_wake_up_in_is_one_line(log: Path, monkeypatch: pytest.MonkeyPatch, vllm: type) -> None:
+    drawing = engine(log, sleeps=True)
+    monkeypatch.setattr(vllm, "wake_up", lambda self, tags: (_ for _ in ()).throw(RuntimeError("CUDA Error: no\nmore")))
+    with pytest.raises(UserError, match=r"no memory for vLLM to wake up in \(CUDA Error: no\): lower --vllm_gpu"):
+        drawing.load_weights(iter(WEIGHTS))
+    drawing.close()
+
+
+def test_running_out_of_memory_is_one_line(log: Path) -> None:
+    drawing = engine(log)
+    drawing.llm.llm_engine.step = lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("CUDA out of memory. Tried"))
+    with pytest.raises(UserError, match="vLLM ran out of memory while it was drawing"):
+        list(drawing.generate(requests((1,)), PARAMS))
+    assert drawing.llm.llm_engine.aborted == ["0"]
+    drawing.close()
+
+
+def test_it_draws_in_another_thread_too(log: Path) -> None:
+    drawing, found = engine(log), []
+    thread = Thread(target=lambda: found.extend(drawing.generate(requests((1,), (2,)), PARAMS)))
+    thread.start()
+    thread.join()
+    assert len(found) == 2
+    assert np.asarray(found[0].logprobs).shape == (2,)
+    drawing.close()
+
+
+def test_a_start_that_fails_is_one_line_of_its_log(log: Path, vllm: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        print("ERROR ValueError: Free memory on device cuda:0 is less than desired")
+        raise RuntimeError("Engine core initialization failed")
+
+    monkeypatch.setattr(vllm, "start", staticmethod(start))
+    with pytest.raises(UserError, match=r"vLLM could not start with m: ValueError: Free memory .* free the GPU"):
+        engine(log)
