@@ -3,8 +3,8 @@
 torchrun --nproc_per_node 2 ranks_cases.py cases.json
 
 Cases are ``{"kind": "fsdp", "command": "sft", "words": ["--output_dir", …]}``; with ``"poison": N`` the loss of the
-N-th micro-batch of rank 1 is not a number, with ``"refused": true`` the run is expected to end with a `UserError`. What
-a case says goes to ``OUTPUT_DIR.log``.
+N-th micro-batch of rank 1 is not a number, with ``"refused": true`` the run is expected to end with a `UserError`, with
+``"own_engine": true`` the engine of a GRPO run has a model of its own. What a case says goes to ``OUTPUT_DIR.log``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,12 +51,25 @@ def one_process_group() -> Iterator[None]:
     end()
 
 
+def engine_of_its_own(config: Any, runtime: Any, policy: Any, *_: Any) -> Any:
+    """What stands for vLLM on a CPU: whole weights that are none of the policy's."""
+    from open_r1.generation.transformers_engine import TransformersEngine
+    from open_r1.model.load import load_model
+
+    model = load_model(config.model_name_or_path, dtype="float32")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(torch.nan)
+    return TransformersEngine(model, pad_token_id=policy.stop_token_ids[0], shares_weights=False)
+
+
 def run(case: dict[str, Any]) -> None:
     """One run, as its command does it."""
     from open_r1 import grpo, sft
     from open_r1.errors import UserError
 
     commands = {"sft": sft, "grpo": grpo}
+    own_engine = mock.patch.multiple(grpo, check_engine=lambda *_: None, build_engine=engine_of_its_own)
     objective, calls = sft.sft_objective, []
 
     def poisoned(predicted: Any, pack: Any) -> Any:
@@ -66,7 +79,7 @@ def run(case: dict[str, Any]) -> None:
         return (loss * torch.nan if guilty else loss), metrics
 
     try:
-        with mock.patch.object(sft, "sft_objective", poisoned):
+        with mock.patch.object(sft, "sft_objective", poisoned), own_engine if case.get("own_engine") else nullcontext():
             commands[case["command"]].main(case["words"])
     except UserError as error:
         if not case.get("refused"):

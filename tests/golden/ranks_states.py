@@ -4,12 +4,14 @@ torchrun --nproc_per_node 2 ranks_states.py CHECKPOINT full:ddp,fsdp,zero2,zero3
 
 Each way takes over weights and optimizer state from the one before, whole and by name. What is taken over must be equal
 bit for bit; after the last step rank 0 compares with plain PyTorch. ``untied`` has a head of its own, ``compiled`` goes
-through compiled layers, by another graph on each rank, since their packs have different lengths.
+through compiled layers, by another graph on each rank, since their packs have different lengths. ``logprobs`` and
+``pointwise`` train as reinforcement does: on log-probabilities and entropies, and by an objective inside the head.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,23 @@ from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 
 MAX_NORM = 0.5
+
+
+def objective(predicted: Any, targets: Any) -> tuple[Tensor, dict[str, Tensor]]:
+    """Likelihood and a little entropy; each target by itself, as the head may ask for some at a time."""
+    loss = ((0.1 * predicted.entropy - predicted.logprobs) * targets.loss_weight).sum()
+    return loss, {"entropy": predicted.entropy.detach().sum()}
+
+
+def loss_of(module: nn.Module, pack: Pack, variant: str) -> Tensor:
+    """The share of a micro-batch in the loss of a step."""
+    if variant == "logprobs":
+        loss = objective(module(pack, temperature=0.9, entropy=True), pack)[0]
+    elif variant == "pointwise":
+        loss = module(pack, temperature=0.9, objective=objective)[0]
+    else:
+        loss = module(pack, nll=True)
+    return loss / 78
 
 
 def build(checkpoint: str, variant: str) -> tuple[PackModel, torch.optim.Optimizer]:
@@ -58,7 +77,9 @@ def packs(step: int, rank: int) -> list[Pack]:
     return made
 
 
-def train_step(runtime: Runtime, module: nn.Module, optimizer: torch.optim.Optimizer, step: int) -> tuple[float, float]:
+def train_step(
+    runtime: Runtime, module: nn.Module, optimizer: torch.optim.Optimizer, step: int, variant: str = "full"
+) -> tuple[float, float]:
     """One step; before it one that is dropped half-way, of which nothing may remain."""
     mine = packs(step, runtime.rank)
     runtime.zero_grad(optimizer)
@@ -66,7 +87,7 @@ def train_step(runtime: Runtime, module: nn.Module, optimizer: torch.optim.Optim
         total = 0.0
         for number, pack in enumerate(members, start=1):
             with runtime.accumulate(module, last=number == len(members)):
-                loss = module(pack, nll=True) / 78
+                loss = loss_of(module, pack, variant)
                 runtime.backward(loss)
                 total += float(loss.detach())
         norm = runtime.clip_gradients(module.parameters(), MAX_NORM)
@@ -78,10 +99,11 @@ def train_step(runtime: Runtime, module: nn.Module, optimizer: torch.optim.Optim
 
 def plain(checkpoint: str, variant: str, steps: int) -> tuple[dict[str, Tensor], list[tuple[float, float]]]:
     module, optimizer = build(checkpoint, "full" if variant == "compiled" else variant)
+    variant = "logprobs" if variant == "pointwise" else variant
     seen = []
     for step in range(steps):
         optimizer.zero_grad()
-        loss = sum(module(pack, nll=True) for rank in (0, 1) for pack in packs(step, rank)) / 78
+        loss = sum(loss_of(module, pack, variant) for rank in (0, 1) for pack in packs(step, rank))
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(module.parameters(), MAX_NORM)
         optimizer.step()
@@ -119,7 +141,7 @@ def chain(checkpoint: str, variant: str, kinds: list[str]) -> None:
             if runtime.is_main:
                 assert_equal_states(again[0], weights)
                 assert_equal_states(again[1]["state"], moments["state"])
-        seen.append(train_step(runtime, module, optimizer, step))
+        seen.append(train_step(runtime, module, optimizer, step, variant))
         weights = {name: tensor.clone() for name, tensor in runtime.model_state(module).items()}
         moments = runtime.optimizer_state(module, optimizer)
         moments["state"] = {

@@ -22,6 +22,12 @@ HERE = Path(__file__).parent
 WAYS = ("ddp", "fsdp", "zero2", "zero3")
 LORA = {"use_peft": "true", "lora_r": 4}
 ONE, TWO = {"per_device_train_batch_size": 6}, {"gradient_accumulation_steps": 3}  # the same packs in a step
+REFERENCE = LORA | {"beta": 0.1, "pack_length": 40, "max_resample_rounds": 0, "max_steps": 3}
+UNEVEN = """
+def odd_problems(completion_ids, problem, **columns):
+    shares = [sum(token % 2 == 0 for token in ids) / len(ids) for ids in completion_ids]
+    return [share * (len(text) % 2) for share, text in zip(shares, problem)]
+"""
 CONSTANT = {"lr_scheduler_type": "constant"}
 TOLERANCE = 1e-5
 OWN_GROUP = "import os, sys; os.setsid(); os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
@@ -49,18 +55,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(sft: dict[str, Any], grpo: dict[str, Any], folder: Path) -> dict[str, Run]:
+def uneven(grpo: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """GRPO with LoRA and a reference, in whose last step only the first of two ranks has anything to train on."""
+    (folder / "uneven.py").write_text(UNEVEN)
+    return grpo | REFERENCE | {"reward_funcs": [f"{folder / 'uneven.py'}:odd_problems"]}
+
+
+@pytest.fixture(scope="module")
+def one(sft: dict[str, Any], grpo: dict[str, Any], uneven: dict[str, Any], folder: Path) -> dict[str, Run]:
     """The runs of one process."""
     return {
         "full": train("sft", folder / "one-full", **sft | ONE),
         "lora": train("sft", folder / "one-lora", **sft | ONE | LORA),
         "poisoned": train("sft", folder / "one-poisoned", **sft | ONE | CONSTANT | {"max_steps": 1}),
         "grpo": train("grpo", folder / "one-grpo", **grpo | {"per_device_train_batch_size": 16}),
+        "grpo-own-lora": train("grpo", folder / "one-uneven", **uneven | {"per_device_train_batch_size": 16}),
     }
 
 
 @pytest.fixture(scope="module")
-def two(one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], folder: Path) -> dict[tuple[str, str], Run]:
+def two(
+    one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], uneven: dict[str, Any], folder: Path
+) -> dict[tuple[str, str], Run]:
     """Many short runs of two processes, by way and name."""
     settings: dict[tuple[str, str], dict[str, Any]] = {}
     for way in WAYS:
@@ -70,12 +86,14 @@ def two(one: dict[str, Run], sft: dict[str, Any], grpo: dict[str, Any], folder: 
         settings[way, "continued"] = sft | TWO | {"resume_from_checkpoint": one["full"].folder / "checkpoint-3"}
         settings[way, "poisoned"] = sft | TWO | CONSTANT | {"max_steps": 2}
         settings[way, "grpo"] = grpo
+        settings[way, "grpo-own"] = grpo
+        settings[way, "grpo-own-lora"] = uneven
     for way in ("fsdp", "zero2"):
         settings[way, "uncompiled"] = sft | TWO | {"torch_compile": "true"}
     runs = {key: Run(folder / "-".join(key)) for key in settings}
     cases = []
     for (way, name), values in settings.items():
-        case = {"kind": way, "command": "grpo" if name == "grpo" else "sft"}
+        case = {"kind": way, "command": "grpo" if "grpo" in name else "sft", "own_engine": "own" in name}
         case["words"] = flags(values | {"output_dir": runs[way, name].folder})
         case |= {"poison": 4} if name == "poisoned" else {}  # the first micro-batch of its second step
         case |= {"refused": True} if name == "grpo" and way in ("fsdp", "zero3") else {}
@@ -98,9 +116,16 @@ def program(words: list[Any], log: Path) -> str:
 
 def test_weights_and_moments_go_from_way_to_way(tiny_checkpoint: Path, tmp_path: Path) -> None:
     chains = ["full:ddp,fsdp,zero2,zero3,ddp", "lora:zero2,zero3,fsdp,ddp", "untied:zero3,fsdp,zero2"]
-    chains.append("compiled:zero2,fsdp,ddp")
+    chains += ["compiled:zero2,fsdp,ddp", "logprobs:zero3,fsdp,zero2,ddp", "pointwise:fsdp,zero3"]
     said = program([HERE / "ranks_states.py", tiny_checkpoint, *chains], tmp_path / "states.log")
     assert all(f"equal: {chain}" in said for chain in chains)
+
+
+def test_an_engine_of_its_own_gets_the_weights_of_the_policy(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    cases = [f"{variant}:{way}" for variant in ("full", "lora") for way in WAYS]
+    cases += ["untied:fsdp", "untied:zero3", "compiled:fsdp"]
+    said = program([HERE / "ranks_weights.py", tiny_checkpoint, *cases], tmp_path / "weights.log")
+    assert all(f"equal: {case}" in said for case in cases)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -181,6 +206,19 @@ def test_a_compiler_that_fails_leaves_nothing_behind(
 @pytest.mark.parametrize("way", ["ddp", "zero2"])
 def test_grpo(way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]) -> None:
     assert_same_run(two[way, "grpo"], one["grpo"])
+
+
+@pytest.mark.parametrize("name", ["grpo-own", "grpo-own-lora"])
+@pytest.mark.parametrize("way", WAYS)
+def test_grpo_with_an_engine_of_its_own(
+    way: str, name: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
+) -> None:
+    """The reference, too, needs weights gathered, for ranks that have different numbers of packs."""
+    alone = one.get(name, one["grpo"])
+    assert_same_run(two[way, name], alone)
+    values = [[line.get("kl_reference", 0.0) for line in run.metrics] for run in (two[way, name], alone)]
+    assert values[0] == pytest.approx(values[1], abs=1e-5)
+    assert (max(values[1]) > 1e-5) == (name == "grpo-own-lora")
 
 
 @pytest.mark.parametrize("way", ["fsdp", "zero3"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from open_r1.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,11 @@ class Engine(Protocol):
 class TrainableEngine(Engine, Protocol):
     """Draws completions, with their log-probabilities, from a model whose weights change between two calls."""
 
-    def load_weights(self, model: nn.Module) -> None:
-        """Makes the engine sample from the weights of ``model`` as they are now."""
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Makes the engine sample from ``weights``: (name in a checkpoint, whole tensor), each copied as it comes.
+
+        They are gathered while they are taken: every rank takes all of them, or none does.
+        """
 
 
 def check_requests(requests: Sequence[Request], params: SamplingParams, context: int | None) -> None:

@@ -1,16 +1,16 @@
 """An engine on any transformers causal language model, by our own decode loop with continuous batching.
 
-The module decoded from is the very one that is being trained, so weights are never copied.
+The module decoded from may be the very one that is being trained: then weights are never copied.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from open_r1.generation.decode import Decoder
 from open_r1.generation.engine import Completion, Request, SamplingParams, check_requests
@@ -31,6 +31,8 @@ class TransformersEngine:
         batch_size: rows decoded at once; None chooses by device. Halved for good where CUDA runs out of memory.
         device: where the inputs go; None is the device of the model's parameters.
         dtype: autocast to this type while decoding; None decodes in the weights' own type.
+        shares_weights: ``model`` is the module that is being trained, or shares its tensors; else it is a copy, into
+            which `load_weights` copies.
     """
 
     def __init__(
@@ -41,18 +43,34 @@ class TransformersEngine:
         batch_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        shares_weights: bool = True,
     ):
         self.model = model
+        self.shares_weights = shares_weights
         self.pad_token_id = pad_token_id
         self.device = torch.device(device) if device is not None else next(model.parameters()).device
         self.batch_size = batch_size or (CUDA_BATCH_SIZE if self.device.type == "cuda" else CPU_BATCH_SIZE)
         self.dtype = dtype
         self.context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
-    def load_weights(self, model: nn.Module) -> None:
-        """Nothing to do where ``model`` is the module that decodes; the weights of another one are copied in."""
-        if model is not self.model:
-            self.model.load_state_dict(model.state_dict())
+    @torch.no_grad()
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copies ``weights`` into the model; takes none of them where it decodes from the trained weights themselves.
+
+        Raises:
+            ValueError: a name that the model has no tensor for, or a tensor that is not given.
+        """
+        if self.shares_weights:
+            return
+        own = self.model.state_dict(keep_vars=True)
+        missing = {id(tensor) for tensor in own.values()}  # of tied ones, one name is given
+        for name, tensor in weights:
+            if name not in own:
+                raise ValueError(f"the engine's model has no {name}")
+            own[name].copy_(tensor)
+            missing.discard(id(own[name]))
+        if missing:
+            raise ValueError(f"no weights for {next(name for name in own if id(own[name]) in missing)}")
 
     def close(self) -> None:
         """Nothing is held between calls."""

@@ -13,7 +13,7 @@ from open_r1.errors import UserError
 from open_r1.model.load import load_model
 
 _PREFIX = "base_model.model."
-_PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
+PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
 
 
 def merged_weights(
@@ -42,17 +42,17 @@ def merged_weights(
         weights = {name.removeprefix(_PREFIX).replace(".base_layer.", "."): tensor for name, tensor in plain.items()}
     for name, tensor in adapters.items():
         path, kind, adapter = name.removesuffix(".weight").rsplit(".", 2)
-        if kind not in (*_PAIRS, *_PAIRS.values()):
+        if kind not in (*PAIRS, *PAIRS.values()):
             raise UserError(f"merge_lora: {name} is no plain LoRA; leave merge_lora out to export the adapters alone")
-        if kind in _PAIRS:
-            other = adapters[name.replace(f".{kind}.", f".{_PAIRS[kind]}.")]
+        if kind in PAIRS:
+            other = adapters[name.replace(f".{kind}.", f".{PAIRS[kind]}.")]
             layer = model.get_submodule(path)
             target = f"{path.removeprefix(_PREFIX)}.weight"
-            weights[target] = _added(weights[target], tensor, other, layer.scaling[adapter], kind, layer.fan_in_fan_out)
+            weights[target] = added(weights[target], tensor, other, layer.scaling[adapter], kind, layer.fan_in_fan_out)
     return base, weights
 
 
-def _added(weight: Tensor, a: Tensor, b: Tensor, scale: float, kind: str, transposed: bool) -> Tensor:
+def added(weight: Tensor, a: Tensor, b: Tensor, scale: float, kind: str, transposed: bool) -> Tensor:
     """The sum, in a tensor of its own, for a weight [out, in] ([in, out] where transposed; [words, dim] embedding)."""
     b, a = b.to(weight.device, torch.float32), a.to(weight.device, torch.float32)
     delta = (b @ a) * scale

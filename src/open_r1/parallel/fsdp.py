@@ -6,7 +6,7 @@ head, tied embeddings) is gathered for the whole of both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -82,6 +82,13 @@ class FSDP(Whole):
                 target.to_local().copy_(part.to_local())
             else:
                 target.copy_(whole)
+
+    def whole(self, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype | None]) -> list[Tensor]:
+        parts = [
+            tensor.detach() if dtype is None else tensor.detach().to(dtype)
+            for tensor, dtype in zip(tensors, dtypes, strict=True)
+        ]
+        return [part.full_tensor() if hasattr(part, "full_tensor") else part for part in parts]
 
     def gather_moment(self, optimizer: Optimizer, parameter: nn.Parameter, key: str) -> Any:
         value = bare(optimizer).state[parameter][key]

@@ -24,6 +24,7 @@ from open_r1.errors import UserError
 from open_r1.parallel import state
 from open_r1.parallel.fsdp import FSDP
 from open_r1.parallel.launcher import LaunchPlan, take_plan
+from open_r1.parallel.weights import whole_weights
 from open_r1.parallel.whole import Whole
 from open_r1.parallel.zero import ZeRO
 
@@ -160,6 +161,20 @@ class Runtime:
         inner = self._inner(module)
         trained = {name for name, parameter in inner.named_parameters() if parameter.requires_grad}
         return state.model_state(inner, self._way, trained.__contains__ if trainable_only else lambda name: True)
+
+    def whole_weights_of(self, module: nn.Module, dtype: torch.dtype | None = None) -> Iterator[tuple[str, Tensor]]:
+        """The policy as an engine loads it: (name in a checkpoint of `transformers`, whole tensor on `device`).
+
+        Adapters are added in, and weights gathered layer by layer, on every rank: collective, so all ranks take all of
+        it, or none begins. What is yielded is to be copied before the next step, and not to be written.
+
+        Args:
+            dtype: cast floating-point weights to this, one layer at a time.
+
+        Raises:
+            UserError: adapters that cannot be added into the weights.
+        """
+        return whole_weights(self._inner(module), self._way, dtype)
 
     def load_model_state(self, module: nn.Module, weights: dict[str, Tensor]) -> None:
         """Puts rank 0's ``weights`` into the module; what is frozen may be missing. Collective.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -82,6 +82,9 @@ class Whole:
     def scatter(self, target: Tensor, whole: Tensor) -> None:
         with torch.no_grad():
             target.copy_(whole)
+
+    def whole(self, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype | None]) -> list[Tensor]:
+        return [tensor.detach() for tensor in tensors]
 
     def moments(self, optimizer: Optimizer, parameter: nn.Parameter) -> list[str]:
         return list(bare(optimizer).state.get(parameter, {}))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -141,6 +141,13 @@ class ZeRO(Whole):
             target.copy_(whole)
         if target.requires_grad:
             safe_set_full_fp32_param(target, whole.to(self.device, torch.float32))
+
+    def whole(self, tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype | None]) -> list[Tensor]:
+        import deepspeed
+
+        sharded = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            return [tensor.detach() for tensor in tensors]  # these outlive what the parameters hold here
 
     def _gathered(self, tensor: Tensor, write: bool = False) -> AbstractContextManager[Any]:
         import deepspeed

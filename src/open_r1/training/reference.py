@@ -33,6 +33,7 @@ def load_reference(config: GRPOConfig, runtime: Runtime, policy: Policy) -> Call
             trust_remote_code=config.trust_remote_code,
         )
         pack_model = PackModel(model.requires_grad_(False).to(runtime.device))
+        pack_model.run_like(runtime.unwrap(policy.module))
         adapters_off = nullcontext
 
     def logprobs(pack: Pack) -> Tensor:
