@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
+from open_r1.config.batch_arithmetic import BatchConfig
 from open_r1.config.data import DataConfig
 from open_r1.config.model import ModelConfig
 from open_r1.config.no_effect import GRPO_NO_EFFECT, GRPO_NOT_OFFERED, TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED
+from open_r1.config.policy_loss import PolicyLossConfig
+from open_r1.config.rollouts import RolloutConfig
 from open_r1.config.settings import (
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -20,6 +22,7 @@ from open_r1.config.settings import (
     Settings,
 )
 from open_r1.config.training import TrainingConfig
+from open_r1.config.watch import WatchConfig
 from open_r1.errors import UserError
 
 
@@ -110,17 +113,16 @@ class RewardConfig(Settings):
 
 
 @dataclass(kw_only=True)
-class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
+class GRPOConfig(
+    ModelConfig, DataConfig, RewardConfig, PolicyLossConfig, BatchConfig, RolloutConfig, WatchConfig, TrainingConfig
+):
     """Reinforcement learning"""
 
     NO_EFFECT: ClassVar[Mapping[str, str]] = {**TRAINING_NO_EFFECT, **GRPO_NO_EFFECT}
     NOT_OFFERED: ClassVar[Mapping[str, tuple[Any, ...]]] = {**TRAINING_NOT_OFFERED, **GRPO_NOT_OFFERED}
 
-    per_device_train_batch_size: PositiveInt = 8
-    """Completions of one micro-batch of one process."""
-
-    num_generations: Annotated[int, Range(2)] = 8
-    """Completions of one prompt: the group that advantages are taken over."""
+    prompt_template: str = "{{ instruction }}"
+    """What is asked; {{ instruction }} stands for the prompt of the row."""
 
     max_prompt_length: PositiveInt | None = 512
     """Longest prompt in tokens; unset is no limit."""
@@ -137,53 +139,11 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
     top_k: Annotated[int, Range(-1)] | None = 0
     """Most likely tokens kept when completions are drawn; 0, -1 or null is off."""
 
-    beta: NonNegativeFloat = 0.0
-    """Weight of the KL divergence to the reference model; 0 loads none."""
-
-    epsilon: NonNegativeFloat = 0.2
-    """Clipping of the importance ratio below, and above unless epsilon_high is set."""
-
-    epsilon_high: NonNegativeFloat | None = None
-    """Clipping of the importance ratio above; unset is epsilon."""
-
-    num_iterations: PositiveInt = 1
-    """Optimizer steps on each set of completions."""
-
-    loss_type: Literal["grpo", "dr_grpo", "dapo", "bnpo", "cispo"] = "dapo"
-    """Loss, by what it is averaged over and how it clips."""
-
-    scale_rewards: bool | Literal["group", "batch", "none"] = "group"
-    """Standard deviation that advantages are divided by; true is group, false is none."""
-
-    mask_truncated_completions: bool = False
-    """Leave completions that reached max_completion_length out of the loss."""
-
     drop_zero_signal_groups: bool = True
     """Drop groups whose rewards are all equal, and draw other prompts in their place."""
 
     max_resample_rounds: NonNegativeInt = 3
     """How often other prompts are drawn in one step."""
-
-    generation_batch_size: PositiveInt | None = None
-    """Completions decoded at once by one process; unset decodes all of its share."""
-
-    pack_length: PositiveInt | None = None
-    """Tokens of a training pack, more where one sequence needs it; unset is 4,096."""
-
-    use_vllm: bool = False
-    """Draw completions with vLLM instead of transformers."""
-
-    vllm_mode: Literal["colocate", "server"] = "colocate"
-    """vLLM in the training processes, or served elsewhere."""
-
-    vllm_gpu_memory_utilization: PositiveShare = 0.3
-    """Share of the GPU's memory that colocated vLLM takes."""
-
-    vllm_server_host: str = "0.0.0.0"
-    """Host of the vLLM server."""
-
-    vllm_server_port: Annotated[int, Range(1, 65535)] = 8000
-    """Port of the vLLM server."""
 
     log_completions: bool = False
     """Write a sample of each step's completions to completions.jsonl in output_dir."""
@@ -193,11 +153,9 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.scale_rewards, bool):
-            self.scale_rewards = "group" if self.scale_rewards else "none"
         self.top_k = max(self.top_k or 0, 0)
-        if self.epsilon_high is not None and self.epsilon_high < self.epsilon and self.loss_type != "cispo":
-            raise UserError(f"epsilon_high {self.epsilon_high} is below epsilon {self.epsilon}: it is the upper clip")
+        if not re.search(r"\{\{\s*instruction\s*\}\}", self.prompt_template):
+            raise UserError("prompt_template has no {{ instruction }}, so that every prompt would be the same")
 
     def notes(self) -> list[str]:
         lines = super().notes()
@@ -212,29 +170,3 @@ class GRPOConfig(ModelConfig, DataConfig, RewardConfig, TrainingConfig):
 @dataclass(kw_only=True)
 class GRPOScriptArguments(DataConfig, RewardConfig):
     """The published project's script arguments of GRPO: data and rewards, without model and trainer."""
-
-
-def completions_per_step(config: GRPOConfig, world_size: int) -> int:
-    """Completions of one optimizer step over all processes: batch × accumulation × world size, whole groups only.
-
-    Raises:
-        UserError: not divisible by ``num_generations``; names the nearest sizes that are.
-    """
-    micro_batch = config.per_device_train_batch_size * world_size
-    total = micro_batch * config.gradient_accumulation_steps
-    group = config.num_generations
-    if total % group == 0:
-        return total
-    unit = group // math.gcd(micro_batch, group)
-    below = config.gradient_accumulation_steps // unit * unit
-    accumulations = [str(value) for value in (below, below + unit) if value]
-    divisors = [size for size in range(2, total + 1) if total % size == 0]
-    groups = sorted(sorted(divisors, key=lambda size: abs(size - group))[:2])
-    advice = f"set gradient_accumulation_steps to {' or '.join(accumulations)}"
-    if groups:
-        advice += f", or num_generations to {' or '.join(map(str, groups))}"
-    raise UserError(
-        f"{total} completions a step (per_device_train_batch_size {config.per_device_train_batch_size} × "
-        f"gradient_accumulation_steps {config.gradient_accumulation_steps} × processes {world_size}) are not whole "
-        f"groups of num_generations {group}: {advice}"
-    )

@@ -2,8 +2,7 @@
 nothing.
 
 ``NO_EFFECT`` is accepted with any value and named once at the start, with the reason. ``NOT_OFFERED`` would change what
-is trained; it is accepted with the values listed (the published defaults) and is an error otherwise. ``NOT_YET`` are
-settings that are read but not acted on so far, with what happens instead; who builds one takes it out.
+is trained; it is accepted with the values listed (the published defaults) and is an error otherwise.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ TRAINING_NO_EFFECT = _by_name(
             bf16_full_eval fp16_full_eval half_precision_backend prediction_loss_only eval_accumulation_steps
             eval_do_concat_batches eval_use_gather_object include_for_metrics include_inputs_for_metrics
             batch_eval_metrics eval_packing""",
-        "evaluation follows eval_strategy and eval_steps": "eval_delay eval_on_start",
+        "evaluation follows eval_strategy and eval_steps": "eval_delay",
         "a checkpoint holds all that resuming needs": """
             save_only_model save_safetensors ignore_data_skip restore_callback_states_from_checkpoint
             enable_jit_checkpoint""",
@@ -76,28 +75,18 @@ SFT_NO_EFFECT = _by_name(
 
 GRPO_NO_EFFECT = _by_name(
     {
-        "the engine is placed by vllm_mode": "vllm_device vllm_tensor_parallel_size vllm_enable_sleep_mode",
-        "the engine takes it from the model": """
-            vllm_dtype vllm_max_model_len vllm_max_model_length vllm_enable_prefix_caching vllm_model_impl""",
-        "vllm_server_host and vllm_server_port name the server": """
-            vllm_server_base_url vllm_server_timeout vllm_group_port""",
+        "the engine is placed by vllm_mode": "vllm_device vllm_tensor_parallel_size",
+        "the engine takes it from the model": "vllm_dtype vllm_enable_prefix_caching vllm_model_impl",
         "completions are logged by log_completions and num_completions_to_print": """
             wandb_log_unique_prompts log_unique_prompts""",
         "each step draws its own completions": "steps_per_generation",
-        "evaluation draws as many completions as training": "num_generations_eval",
         "the engine manages its cache": "cache_implementation use_transformers_paged ds3_gather_for_generation",
         "dropout is what the model and lora_dropout say": "disable_dropout",
         "there is no moving reference model": "ref_model_mixup_alpha ref_model_sync_steps",
-        "log-probabilities of the engine are used and compared with the trainer's": """
-            vllm_importance_sampling_correction vllm_importance_sampling_cap vllm_importance_sampling_mode""",
     }
 )
 
 GENERATE_NO_EFFECT = _by_name({"it belongs to another server": "optimization_level"})
-
-TRAINING_NOT_YET = {
-    "use_vllm": "completions are drawn with transformers",
-}
 
 TRAINING_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "use_cpu": (False, None),
@@ -121,16 +110,15 @@ SFT_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
     "truncation_mode": ("keep_start", None),
 }
 GRPO_NOT_OFFERED: dict[str, tuple[Any, ...]] = {
-    "delta": (None,),
-    "importance_sampling_level": ("token", None),
     "min_p": (0, None),
     "repetition_penalty": (1, None),
     "generation_kwargs": (None,),
     "chat_template_kwargs": (None,),
-    "multi_objective_aggregation": ("sum_then_normalize", None),
     "cast_lm_head_to_fp32": (False, None),
     "sync_ref_model": (False, None),
-    "top_entropy_quantile": (1, None),
+    "use_adaptive_entropy": (False, None),
+    "off_policy_mask_threshold": (None,),
+    "vllm_importance_sampling_clip_min": (None,),
     "vllm_guided_decoding_regex": (None,),
     "vllm_structured_outputs_regex": (None,),
 }

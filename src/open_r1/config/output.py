@@ -31,6 +31,9 @@ class OutputConfig(Settings):
     eval_steps: Steps | None = None
     """Steps between evaluations, or a share of all steps below 1; unset is logging_steps."""
 
+    eval_on_start: bool = False
+    """Evaluate before the first step too."""
+
     logging_strategy: Literal["no", "steps", "epoch"] = "steps"
     """When metrics are written."""
 

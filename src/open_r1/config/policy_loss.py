@@ -106,6 +106,11 @@ class PolicyLossConfig(Settings):
         """Whether a step may train on what another policy than its own has drawn."""
         return self.num_iterations > 1 or getattr(self, "async_steps", 0) > 0
 
+    @property
+    def indifferent_to_zero_advantage(self) -> bool:
+        """Whether a completion of advantage 0 has neither loss nor gradient, nor any say in those of others."""
+        return not self.beta and not self.entropy_coef and self.top_entropy_quantile == 1
+
     def notes(self) -> list[str]:
         lines = super().notes()
         if self.loss_type == "cispo" and self.epsilon_high is not None:

@@ -54,14 +54,22 @@ class RolloutConfig(Settings):
     vllm_server_base_url: str | None = None
     """Address of the vLLM server, such as http://10.0.0.2:8000; goes before host and port."""
 
+    vllm_server_devices: str | None = None
+    """GPUs, by their numbers here, on which the run starts a server of its own at vllm_server_port: 1, or 2,3; unset
+    asks one that is there."""
+
     vllm_server_timeout: PositiveFloat = 240.0
-    """Seconds to wait for the server to come up, and later for a sign of life."""
+    """Seconds to wait for the server to come up, and for one at capacity."""
 
     vllm_group_port: Annotated[int, Range(1, 65535)] = 51216
     """Port over which weights are sent to the server."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.vllm_server_devices and self.vllm_server_base_url:
+            raise UserError(
+                "vllm_server_devices starts a server here, and vllm_server_base_url names one elsewhere: keep one"
+            )
         if self.async_steps and self.vllm_enable_sleep_mode:
             raise UserError(
                 "async_steps draws while the policy trains, and vllm_enable_sleep_mode lets vLLM sleep then: keep one"

@@ -147,17 +147,12 @@ class Settings:
 class PublishedSettings(Settings):
     """Settings of a published command, whose recipes carry keys without effect here (see ``no_effect.py``)."""
 
-    NOT_YET: ClassVar[Mapping[str, str]] = {}
-
     no_effect: tuple[str, ...] = field(default=(), repr=False, metadata={"hidden": True})
     """Names of the keys without effect that were given; values are not kept, one of them may be a token."""
 
     def notes(self) -> list[str]:
         lines = super().notes()
-        lines += [f"{name} has no effect here: {self.NO_EFFECT[name]}" for name in self.no_effect]
-        return lines + [
-            f"{name} is not done yet: {say}" for name, say in self.NOT_YET.items() if getattr(self, name, None)
-        ]
+        return lines + [f"{name} has no effect here: {self.NO_EFFECT[name]}" for name in self.no_effect]
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:

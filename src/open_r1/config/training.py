@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED, TRAINING_NOT_YET
+from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED
 from open_r1.config.output import HubConfig, OutputConfig
 from open_r1.config.settings import (
     NonNegativeFloat,
@@ -154,7 +154,6 @@ class TrainingConfig(OptimizerConfig, OutputConfig, HubConfig, PublishedSettings
     """Training"""
 
     NO_EFFECT: ClassVar[Mapping[str, str]] = TRAINING_NO_EFFECT
-    NOT_YET: ClassVar[Mapping[str, str]] = TRAINING_NOT_YET
     NOT_OFFERED: ClassVar[Mapping[str, tuple[Any, ...]]] = TRAINING_NOT_OFFERED
 
 

@@ -21,7 +21,8 @@ def _names(text: str) -> frozenset[str]:
 NO_MATTER = _names(
     """
     output_dir overwrite_output_dir resume_from_checkpoint allow_config_change benchmarks callbacks no_effect
-    do_eval eval_strategy eval_steps per_device_eval_batch_size dataset_test_split
+    prompts_per_step do_eval eval_strategy eval_steps eval_on_start per_device_eval_batch_size dataset_test_split
+    num_generations_eval eval_temperature max_eval_prompts alarm_steps stop_on
     logging_strategy logging_steps logging_first_step log_level log_completions num_completions_to_print
     report_to run_name wandb_entity wandb_project wandb_run_group
     save_strategy save_steps save_total_limit merge_lora
@@ -108,7 +109,7 @@ def compare(stored: Manifest, config: TrainingConfig, runtime: Runtime, fingerpr
 
 
 def _global_batch(settings: Mapping[str, Any], processes: int) -> int:
-    return settings[BATCH[0]] * settings[BATCH[1]] * processes
+    return (settings[BATCH[0]] or 1) * (settings[BATCH[1]] or 1) * processes  # set, once a run has begun
 
 
 def _optimizer_kind(name: str) -> str:

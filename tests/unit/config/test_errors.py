@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.config import EvaluateConfig, GenerateConfig, GRPOConfig, RunConfig, SFTConfig, completions_per_step, parse
+from open_r1.config import EvaluateConfig, GenerateConfig, GRPOConfig, RunConfig, SFTConfig, parse
 from open_r1.errors import UserError
 
 REQUIRED = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
@@ -142,7 +142,14 @@ def test_what_must_be_given_is_said_at_once() -> None:
         ("--gradient_checkpointing partial", "gradient_checkpointing"),
         ("--lr_scheduler_type cosine_with_min_lr", "needs one of min_lr and min_lr_rate"),
         ("--lr_scheduler_kwargs {min_lr_rat:0.1}", "is unknown, cosine takes num_cycles"),
-        ("--importance_sampling_level sequence", "not offered here (accepted: token, null)"),
+        ("--loss_type gspo --importance_sampling_level token", "token is not GSPO"),
+        ("--loss_type cispo --delta 4", "cispo clips none: leave delta out"),
+        ("--epsilon_high 0.28 --delta 1.2", "delta 1.2 must be greater than 1.28"),
+        ("--multi_objective_aggregation normalize_then_sum --scale_rewards none", "scale_rewards none asks for none"),
+        ("--top_entropy_quantile 0", "greater than 0 and at most 1"),
+        ("--vllm_importance_sampling_mode token", "did you mean token_mask?"),
+        ("--vllm_importance_sampling_clip_min 0.5", "not offered here (accepted: null)"),
+        ("--sync_ref_model", "not offered here (accepted: false, null)"),
         (
             "--reward_funcs soft_overlong_punishment --soft_punish_cache 20000",
             "must be smaller than max_completion_len",
@@ -160,39 +167,3 @@ def test_impossible_evaluation_and_generation() -> None:
     assert "prompt_template has no {{ instruction }}" in message(
         GenerateConfig, ["--model", "m", "--dataset", "d", "--prompt_template", "x"]
     )
-
-
-def grpo(batch: int, accumulation: int, group: int) -> GRPOConfig:
-    return GRPOConfig(
-        model_name_or_path="m",
-        dataset_name="d",
-        output_dir="o",
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=accumulation,
-        num_generations=group,
-    )
-
-
-@pytest.mark.parametrize(
-    ("batch", "accumulation", "group", "world", "total"), [(16, 8, 7, 7, 896), (4, 2, 8, 1, 8), (1, 1, 8, 8, 8)]
-)
-def test_whole_groups_in_a_step(batch: int, accumulation: int, group: int, world: int, total: int) -> None:
-    assert completions_per_step(grpo(batch, accumulation, group), world) == total
-
-
-@pytest.mark.parametrize(
-    ("batch", "accumulation", "group", "world", "advice"),
-    [
-        # 16 × 8 = 128 = 2^7 is no multiple of 7: accumulation in steps of 7, or groups that divide 128.
-        (16, 8, 7, 1, "set gradient_accumulation_steps to 7 or 14, or num_generations to 4 or 8"),
-        (1, 1, 8, 1, "set gradient_accumulation_steps to 8"),
-        # 2 × 3 = 6 a micro-batch: 4 micro-batches make 24, the first multiple of 8.
-        (2, 1, 8, 3, "set gradient_accumulation_steps to 4, or num_generations to 3 or 6"),
-    ],
-)
-def test_broken_groups_name_the_nearest_sizes(
-    batch: int, accumulation: int, group: int, world: int, advice: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        completions_per_step(grpo(batch, accumulation, group), world)
-    assert str(caught.value).endswith(advice)

@@ -16,7 +16,6 @@ from open_r1.config.no_effect import (
     SFT_NOT_OFFERED,
     TRAINING_NO_EFFECT,
     TRAINING_NOT_OFFERED,
-    TRAINING_NOT_YET,
 )
 from open_r1.config.settings import names_of
 from open_r1.configs import DatasetConfig, DatasetMixtureConfig, GRPOScriptArguments, ScriptArguments
@@ -295,12 +294,6 @@ def test_notes_name_what_is_handled_differently() -> None:
     for name in ("use_liger_kernel", "torch_dtype", "use_reentrant", "push_to_hub_revision", "do_eval"):
         assert name in said
     assert SFTConfig(model_name_or_path="m", dataset_name="d", output_dir="o").notes() == []
-
-
-def test_what_is_read_but_not_done_yet_is_said() -> None:
-    assert set(TRAINING_NOT_YET) <= set(names_of(GRPOConfig).settings)
-    config = GRPOConfig(model_name_or_path="m", dataset_name="d", output_dir="o", use_vllm=True)
-    assert [note for note in config.notes() if note.startswith("use_vllm is not done yet: ")]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_help_prints_groups_types_defaults_choices_and_aliases(
     assert line("num_generations").startswith("--num_generations N ")
     assert line("num_generations").endswith("[8]")
     assert line("beta").endswith("[0.0]")
-    assert "(grpo, dr_grpo, dapo, bnpo, cispo)" in line("loss_type")
+    assert "(grpo, dr_grpo, dapo, bnpo, gspo, cispo)" in line("loss_type")
     assert line("prompt_column").endswith("(also --dataset_prompt_column)")
     assert line("model_name_or_path").endswith("(required)")
     assert line("gold_check").endswith("[true; --no_gold_check turns it off]")
