@@ -14,9 +14,10 @@ from importlib import import_module
 from types import FrameType
 
 from open_r1 import __version__, config
-from open_r1.errors import StopRequested, Terminated, UserError
+from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
 
 USER_ERROR_STATUS = 2
+STOPPED_BY_RULE_STATUS = 3
 INTERRUPTED_STATUS = 130
 
 ENVIRONMENT = {
@@ -49,8 +50,12 @@ COMMANDS = {
     "grpo": Command("open_r1.grpo", config.GRPOConfig, "reinforce a model on problems with verifiable answers"),
     "generate": Command("open_r1.generate", config.GenerateConfig, "draw and verify answers to prompts, to train on"),
     "evaluate": Command("open_r1.evaluate", config.EvaluateConfig, "measure a model on tasks, with intervals"),
+    "serve-vllm": Command(
+        "open_r1.commands.serve_vllm", config.ServeConfig, "serve completions to grpo, which sends its weights"
+    ),
     "tasks": Command("open_r1.commands.tasks", config.TasksConfig, "list the tasks that evaluate knows"),
     "compare": Command("open_r1.commands.compare", config.CompareConfig, "pair two evaluations problem by problem"),
+    "report": Command("open_r1.commands.report", config.ReportConfig, "write a page of curves, alarms and samples"),
     "rewards check": Command(
         "open_r1.commands.rewards_check", config.RewardsCheckConfig, "give gold answers to their own verifiers"
     ),
@@ -69,8 +74,9 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
     """Runs ``command(argv)`` and turns what it raises into an exit status.
 
     Returns:
-        0; 2 for a :class:`UserError`, printed as one line; 130 for Ctrl-C; 143 for SIGTERM; 128 + signal for
-        :class:`StopRequested`; the status of a ``SystemExit``. Anything else is a defect and keeps its traceback.
+        0; 2 for a :class:`UserError`, printed as one line; 3 for :class:`StoppedByRule`; 130 for Ctrl-C; 143 for
+        SIGTERM; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``. Anything else is a defect and
+        keeps its traceback.
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -85,6 +91,9 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
     except StopRequested as stop:
         _say(str(stop), style="yellow")
         return 128 + stop.signal_number
+    except StoppedByRule as stop:
+        _say(str(stop), style="yellow")
+        return STOPPED_BY_RULE_STATUS
     except Terminated:
         _say("stopped by SIGTERM", style="yellow")
         return 128 + signal.SIGTERM

@@ -25,5 +25,12 @@ class StopRequested(Exception):  # noqa: N818 - a request, not an error
         self.signal_number = signal_number
 
 
+class StoppedByRule(Exception):  # noqa: N818 - a wish, not an error
+    """A rule of ``stop_on`` was met; checkpoint and model have been written by whoever raises this.
+
+    The message is one line: which rule, what was seen, how to go on. The command line exits with status 3.
+    """
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM where there is nothing to save first; what is done for Ctrl-C is done for it too."""

@@ -7,6 +7,7 @@ used, but for `sampled_logprobs`, which is done without where the model runner i
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import threading
@@ -84,6 +85,9 @@ class ColocatedEngine(VllmEngine):
         self._asks = options.logprobs and self._logprobs is None
         if options.sleeps:
             self._sleep()
+        # What two libraries have built by now stays for good; looking through it again and again costs whole steps.
+        gc.collect()
+        gc.freeze()
 
     @property
     def llm(self) -> Any:

@@ -12,6 +12,8 @@ from open_r1.errors import UserError
 from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
 from open_r1.generation.colocated_memory import cache_bytes_per_token, share_memory
 from open_r1.generation.engine import SamplingParams, TrainableEngine
+from open_r1.generation.served import Trainer, open_served, start_served
+from open_r1.generation.server_protocol import sizes_of
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.generation.vllm_process import check_machine
 from open_r1.model.load import load_model
@@ -22,6 +24,7 @@ from open_r1.training.warm_up import describe_work
 
 MOST_SEQUENCES = 1024
 LOG = "vllm-rank-{rank}.log"
+SERVER_LOG = "server.log"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
@@ -52,7 +55,7 @@ def build_engine(
         return _transformers(config, runtime, policy)
     if config.vllm_mode == "colocate":
         return _colocated(config, runtime, policy, longest_prompt, completions)
-    return _served(config, runtime, policy)
+    return _served(config, runtime, policy, longest_prompt)
 
 
 def sampling_params(config: GRPOConfig, policy: Policy) -> SamplingParams:
@@ -103,7 +106,7 @@ def _colocated(
     share = share_memory(
         memory=memory,
         training=training.total,
-        resident=training.weights + training.gradients + training.optimizer,
+        resident=training.weights + training.gradients + training.optimizer + work.reserved,
         weights=dtype.itemsize * shape.parameters,
         wanted=1.05 * a_token * sequences * longest,
         least=1.05 * a_token * longest,
@@ -132,5 +135,25 @@ def _colocated(
     return ColocatedEngine(config.model_name_or_path, options, log=log)
 
 
-def _served(config: GRPOConfig, runtime: Runtime, policy: Policy) -> TrainableEngine:
-    raise UserError("vllm_mode server is being built")
+def _served(config: GRPOConfig, runtime: Runtime, policy: Policy, longest_prompt: int) -> TrainableEngine:
+    sizes = sizes_of(runtime.unwrap(policy.module).causal_lm.config.get_text_config())
+    trainer = Trainer(runtime.device, sizes, sends_weights=runtime.is_main, parties=runtime.world_size)
+    waits = {"start_timeout": config.vllm_server_timeout, "group_port": config.vllm_group_port}
+    if config.vllm_server_devices is None:
+        url = config.vllm_server_base_url or f"http://{config.vllm_server_host}:{config.vllm_server_port}"
+        return open_served(url, trainer, **waits)
+    on_gpu = runtime.device.type == "cuda"
+    settings = {
+        "model": config.model_name_or_path,
+        "revision": config.model_revision,
+        "port": config.vllm_server_port,
+        "engine": "vllm" if on_gpu else "transformers",
+        "dtype": str(engine_dtype(config, runtime, policy)).removeprefix("torch."),
+        "max_model_len": config.vllm_max_model_length or longest_prompt + config.max_completion_length,
+        "max_num_seqs": config.vllm_max_num_seqs,
+        "tensor_parallel_size": config.vllm_server_devices.count(",") + 1 if on_gpu else 1,
+        "enforce_eager": config.vllm_enforce_eager,
+        "trust_remote_code": config.trust_remote_code,
+    }
+    log, devices = Path(config.output_dir) / SERVER_LOG, config.vllm_server_devices if on_gpu else None
+    return start_served(settings, trainer, log=log, devices=devices, **waits)

@@ -312,12 +312,14 @@ def test_weights_wait_for_answers_in_hand_but_not_for_ever() -> None:
 def test_a_client_that_leaves_ends_its_batch() -> None:
     model = Model()
     batches = server_batches.Batches(model.engine)
+    turns = threading.Semaphore(1)
+    model.engine.go.wait = lambda seconds: turns.acquire(timeout=seconds)
     completions = batches.completions(batches.submit(REQUESTS, PARAMS), 30)
-    model.engine.go.clear()
-    model.engine.go.set()
     next(completions)
     completions.close()
+    turns.release(100)
     assert len(list(batches.completions(batches.submit(REQUESTS[:2], PARAMS), 30))) == 2
+    assert model.engine.drawn == 1 + 1 + 2, "the batch goes on for nobody"
     batches.close()
 
 

@@ -145,6 +145,13 @@ def test_workers_load_in_place_what_the_trainer_sends() -> None:
             assert worker.model_runner.model.loaded == {n: (t * factor).tolist() for n, t in WEIGHTS}
 
 
+def test_a_machine_without_a_gpu_is_told_what_to_add(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match="torch finds none: add --engine transformers"):
+        opened(tiny_checkpoint, tmp_path)
+
+
 def test_transformers_over_several_gpus_is_refused() -> None:
     with pytest.raises(UserError, match="tensor_parallel_size is vLLM's"):
         ServeConfig(model="m", engine="transformers", tensor_parallel_size=2)

@@ -1,0 +1,75 @@
+"""The engine that a run's settings ask for, without a GPU."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from training_runs import train
+
+from open_r1.errors import UserError
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, even_reward: str, tmp_path: Path) -> dict[str, Any]:
+    rows = [{"problem": f"{a}+{a}?", "answer": str(2 * a)} for a in range(8)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {
+        "model_name_or_path": tiny_checkpoint,
+        "dataset_name": tmp_path / "sums.jsonl",
+        "reward_funcs": even_reward,
+        "max_steps": 3,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": 12,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "logging_steps": 1,
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return held.getsockname()[1]
+
+
+def rewards(run: Any) -> list[float]:
+    return [line["reward"] for line in run.metrics]
+
+
+@pytest.mark.parametrize("async_steps", [0, 1])
+def test_a_server_that_the_run_starts_draws_what_the_process_itself_would(
+    settings: dict[str, Any], tmp_path: Path, async_steps: int
+) -> None:
+    here = train("grpo", tmp_path / "here", **settings, async_steps=async_steps)
+    served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_devices": "0", "vllm_server_port": free_port()}
+    there = train(
+        "grpo", tmp_path / "there", **settings, **served, vllm_group_port=free_port(), async_steps=async_steps
+    )
+    assert rewards(there) == pytest.approx(rewards(here))
+    assert there.losses == pytest.approx(here.losses, abs=1e-4)
+    assert [line["mismatch"] for line in there.metrics] == pytest.approx(
+        [line["mismatch"] for line in here.metrics], abs=1e-4
+    )
+    assert "serving" in (there.folder / "server.log").read_text()
+
+
+def test_a_server_that_is_not_there_is_one_line(settings: dict[str, Any], tmp_path: Path) -> None:
+    served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_port": free_port(), "vllm_server_timeout": 1}
+    with pytest.raises(UserError, match=r"no server answers at http://0\.0\.0\.0:\d+ after 1 s .*open-r1 serve-vllm"):
+        train("grpo", tmp_path / "run", **settings, **served)
+
+
+def test_colocated_vllm_without_a_gpu_is_one_line(settings: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"use_vllm(: vLLM is not installed| needs a GPU)"):
+        train("grpo", tmp_path / "run", **settings, use_vllm=True)
+
+
+def test_a_server_of_its_own_and_one_elsewhere_exclude_each_other(settings: dict[str, Any], tmp_path: Path) -> None:
+    both = {"vllm_server_devices": "1", "vllm_server_base_url": "http://10.0.0.2:8000"}
+    with pytest.raises(UserError, match="vllm_server_devices starts a server here"):
+        train("grpo", tmp_path / "run", **settings, **both)
