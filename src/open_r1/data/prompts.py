@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,16 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.token_ids))
+
+    def subset(self, indices: Sequence[int]) -> PromptSet:
+        """The prompts at these places, in this order."""
+        parts = (self.messages, self.token_ids, self.rows)
+        return PromptSet(*([part[index] for index in indices] for part in parts))
 
     def reward_columns(self, index: int, count: int) -> dict[str, list[Any]]:
         """The row's columns, each value repeated for ``count`` completions, as rewards take them."""
@@ -62,8 +73,12 @@ def read_prompts(
     columns: Columns,
     bad_rows: BadRows,
     max_prompt_length: int | None = None,
+    template: str = "{{ instruction }}",
 ) -> PromptSet:
     """Encodes the prompts of a data set; rows that cannot be used are counted in ``bad_rows``.
+
+    Args:
+        template: what the last turn before the answer says, with ``{{ instruction }}`` for what the row says there.
 
     Raises:
         UserError: if no row is left, or at the first bad one under ``strict``.
@@ -71,7 +86,7 @@ def read_prompts(
     messages, token_ids, kept = [], [], []
     for index, row in enumerate(rows):
         try:
-            prompt = to_prompt(row, columns, chat.system_prompt)
+            prompt = asked_by(template, to_prompt(row, columns, chat.system_prompt))
             ids = chat.encode_prompt(prompt)
             answer = {"solution": gold(row, columns)} if columns.answer else {}
             if max_prompt_length is not None and len(ids) > max_prompt_length:
@@ -84,3 +99,9 @@ def read_prompts(
         kept.append({name: value for name, value in row.items() if name not in ("prompt", "messages")} | answer)
     bad_rows.raise_if_all(len(rows))
     return PromptSet(messages, token_ids, kept)
+
+
+def asked_by(template: str, prompt: list[Message]) -> list[Message]:
+    """``prompt`` with its last turn put into ``template``, in which ``{{ instruction }}`` stands for it."""
+    asked = re.sub(r"\{\{\s*instruction\s*\}\}", lambda _: prompt[-1]["content"], template)
+    return [*prompt[:-1], {**prompt[-1], "content": asked}]

@@ -79,3 +79,13 @@ def test_the_fingerprint_is_of_the_tokens() -> None:
     one = PromptSet([[]] * 2, [(1, 2), (3,)], [{}] * 2)
     assert one.fingerprint() == PromptSet([[]] * 2, [(1, 2), (3,)], [{"a": 1}] * 2).fingerprint()
     assert one.fingerprint() != PromptSet([[]] * 2, [(1,), (2, 3)], [{}] * 2).fingerprint()
+
+
+def test_a_template_words_the_prompt_and_keeps_everything_else(tiny_checkpoint: Path) -> None:
+    template = "Say \\boxed{ANSWER}.\n\n{{instruction}} {{ instruction }}"
+    prompts, _ = read(tiny_checkpoint, [ROWS[0]], system_prompt="s", template=template)
+    asked = {"role": "user", "content": "Say \\boxed{ANSWER}.\n\n1+1? 1+1?"}
+    assert prompts.messages == [[{"role": "system", "content": "s"}, asked]]
+    assert prompts.rows[0]["problem"] == "1+1?"
+    text = AutoTokenizer.from_pretrained(tiny_checkpoint).decode(prompts.token_ids[0])
+    assert "Say \\boxed{ANSWER}.\n\n1+1? 1+1?<|im_end|>" in text
