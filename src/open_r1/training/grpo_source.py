@@ -128,7 +128,6 @@ class GRPOSource:
         self._draft: Draft | None = None
         self._kept: tuple[int, Drawn] | None = None  # a draft that is done: by a checkpoint, or out of one
         self._stop = StopSignal()
-        self._handed_out = time.perf_counter()
         self.steps_per_epoch = len(prompts) * config.num_iterations / groups_a_step
         self._last_step = config.max_steps if config.max_steps > 0 else self.steps(config.num_train_epochs)
         self.fingerprint = self._fingerprint(groups_a_step)
@@ -144,13 +143,12 @@ class GRPOSource:
         if self._held is None or self._held.first_step != first_step:
             self._held = self._roll_out(first_step, stop)
         origin = self._held.origin
-        self._handed_out = time.perf_counter()
         return StepBatch(self._held.packs, 1.0, self._held.metrics, lambda _number: origin)
 
     def sync(self) -> None:
         """Gives the engine the policy's weights as they are now. Collective."""
         self._settle_draft()
-        self._engine.load_weights(self._weights())
+        self._load_weights()
 
     def close(self) -> None:
         """Gives up rollouts under way; the engine is free afterwards."""
@@ -179,19 +177,18 @@ class GRPOSource:
         return "the rollouts in hand are drawn again" if lost else ""
 
     def _roll_out(self, step: int, stop: StopSignal) -> Held:
-        start = self._now()
+        self._now()  # else what is still being trained would count as what comes next
         drawn, seconds = self._take(step, stop)
         before, self._cursor = self._cursor, drawn.cursor  # only now: an interrupted collection leaves the state before
         following = step + self._config.num_iterations
         if self._config.async_steps and following < self._last_step:
             syncing = time.perf_counter()
-            self._engine.load_weights(self._weights())
+            self._load_weights()
             seconds["sync"] = self._now() - syncing
             self._draft = Draft(self._draws, self._cursor, following)
         packing = time.perf_counter()
         packs = self._packs(drawn)
         seconds["reference"] = self._now() - packing
-        seconds["train"] = max(0.0, start - self._handed_out)
         metrics = self._meter.of(drawn, before, {f"seconds_{name}": value for name, value in seconds.items()})
         prompts = sorted({group.prompt for group in drawn.kept})
         return Held(step, packs, metrics, f"prompts {', '.join(map(str, prompts))}")
@@ -206,11 +203,16 @@ class GRPOSource:
             drawn = kept[1]
             seconds["idle"] = time.perf_counter() - start
         else:
-            self._engine.load_weights(self._weights())
+            self._load_weights()
             seconds["sync"] = self._now() - start
             drawn = self._draws.draw(self._cursor, step, stop)
         meter = drawn.meter
         return drawn, seconds | {"generate": meter.generate_seconds, "reward_wait": meter.reward_wait_seconds}
+
+    def _load_weights(self) -> None:
+        self._engine.load_weights(self._weights())
+        if self._runtime.world_size > 1:  # one process sends, and no other may ask before
+            self._runtime.barrier()
 
     def _settle_draft(self, seconds: float | None = None) -> None:
         """Waits for rollouts under way, so that the engine is free and they can be saved."""
@@ -224,7 +226,7 @@ class GRPOSource:
         rewards = self._draws.compared(groups).tolist() if groups else []
         packs = pack_groups(self._config, self._runtime, self._prompts, groups, rewards, self._pack_tokens)
         known = all(len(completion.logprobs) for group in drawn.seen for completion in group.completions)
-        packs = level_packs(self._runtime, packs, reference=False, logprobs=known)
+        packs = level_packs(self._runtime, packs, logprobs=known)
         if self._reference is None:
             return packs
         # Levelled before: where weights are gathered for it, every rank asks the reference as often.

@@ -197,6 +197,7 @@ class Trainer:
             "epoch": (reading.step + 1) / self.source.steps_per_epoch,
             "tokens": tokens,
             "sequences": sequences,
+            **({} if self.source.ahead else {"seconds_train": numbers.seconds}),
             **({} if numbers.taken else {"skipped": 1.0}),
         }
 

@@ -37,7 +37,7 @@ _NOT_OF_THE_MODEL = {  # the person's own affair, or of the machine, and of no u
     "morph_router_url",
 }
 _NOR = ("hub_", "wandb_", "vllm_server_")
-_TELLING = ("loss", "eval_", "reward", "kl_reference", "entropy", "completion_length", "truncated")
+_TELLING = ("loss", "eval_", "eval/", "reward", "kl_reference", "entropy", "completion_length", "truncated")
 """What the names of metrics begin with that say something about the model."""
 
 _ANSWER_TOKENS = 2048

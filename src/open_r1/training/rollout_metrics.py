@@ -70,7 +70,7 @@ class RolloutMetrics:
         sums = {
             **{f"rewards/{name}": _sum_count(values) for name, values in zip(self._names, rewards, strict=True)},
             "reward": _sum_count(combined.numpy()),
-            "reward_std": _sum_count(np.nan_to_num(np.nanstd(combined.numpy(), axis=1, ddof=1))),
+            "reward_std": _sum_count(_spread(combined.numpy())),
             "completion_length": _sum_count(lengths),
             "truncated": _sum_count([completion.finish_reason == "length" for completion in completions]),
             "empty": _sum_count([not text.strip() for group in seen for text in group.texts]),
@@ -106,6 +106,15 @@ class RolloutMetrics:
             if error not in self._warned:
                 self._warned.add(error)
                 console.print(f"[yellow]a reward function failed, its completions get no reward[/]: {error}")
+
+
+def _spread(rewards_PG: np.ndarray) -> np.ndarray:
+    """The unbiased standard deviation of each group [P]; 0 where fewer than two completions have a reward."""
+    enough_P = np.count_nonzero(~np.isnan(rewards_PG), axis=1) >= 2
+    spread_P = np.zeros(len(rewards_PG))
+    if enough_P.any():
+        spread_P[enough_P] = np.nanstd(rewards_PG[enough_P], axis=1, ddof=1)
+    return spread_P
 
 
 def _sum_count(values: Any) -> tuple[float, float]:

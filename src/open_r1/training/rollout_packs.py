@@ -26,6 +26,8 @@ def pack_groups(
 ) -> list[Pack]:
     """This rank's packs; none where no rank has a group. Collective.
 
+    A completion that can change nothing counts in every mean, and is not computed.
+
     Args:
         rewards: [P][G], what the completions of ``groups`` are compared by.
         budget: tokens of a pack, more where one sequence needs it.
@@ -44,9 +46,9 @@ def pack_groups(
     for place, group in enumerate(groups):
         for sample, completion in enumerate(group.completions):
             row = before + place
-            if lengths[place][sample]:
+            advantage = float(advantages[row, sample])
+            if lengths[place][sample] and (advantage or not config.indifferent_to_zero_advantage):
                 weight = float(weights[row * config.num_generations + sample])
-                advantage = float(advantages[row, sample])
                 sequences.append(completion_sequence(prompts.token_ids[group.prompt], completion, weight, advantage))
     return _packs(sequences, budget)
 
@@ -59,11 +61,11 @@ def _packs(sequences: list[TrainingSequence], budget: int) -> list[Pack]:
     return [make_pack([sequences[index] for index in members]) for members in even_packs(lengths, budget)]
 
 
-def level_packs(runtime: Runtime, packs: list[Pack], *, reference: bool, logprobs: bool) -> list[Pack]:
+def level_packs(runtime: Runtime, packs: list[Pack], *, logprobs: bool) -> list[Pack]:
     """Adds packs without targets, so that every rank has the same number (at least one). Collective.
 
     Args:
-        reference: whether packs carry log-probabilities of a reference; ``logprobs``: of the behaviour policy.
+        logprobs: whether packs carry log-probabilities of the behaviour policy.
     """
     number = int(runtime.max(float(max(1, len(packs)))))
     zero = np.zeros(1, np.float32)
@@ -72,6 +74,5 @@ def level_packs(runtime: Runtime, packs: list[Pack], *, reference: bool, logprob
         loss_weight=zero,
         advantage=zero,
         behaviour_logprob=zero if logprobs else None,
-        reference_logprob=zero if reference else None,
     )
     return packs + [make_pack([empty])] * (number - len(packs))

@@ -37,6 +37,7 @@ from open_r1.training.publishing import Publisher
 from open_r1.training.signals import StopSignal
 from open_r1.training.trackers import installed_trackers
 from open_r1.training.warm_up import choose_how_layers_run
+from open_r1.training.watching import ALARMS_FILE
 
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "train_results.json"
@@ -112,7 +113,7 @@ def _take_folder(folder: Path, config: SFTConfig | GRPOConfig) -> None:
 
 def _is_of_a_run(name: str, finished: bool) -> bool:
     """Whether a run wrote this; weights count only beside the results of a finished run, else they are somebody's."""
-    if name in (METRICS_FILE, COMPLETIONS_FILE, RESULTS_FILE) or re.fullmatch(r"checkpoint-\d+", name):
+    if name in (METRICS_FILE, COMPLETIONS_FILE, ALARMS_FILE, RESULTS_FILE) or re.fullmatch(r"checkpoint-\d+", name):
         return True
     # Of adapters the configuration too: beside a whole model it would send who loads it to another base.
     return finished and name.endswith((".safetensors", ".safetensors.index.json", "adapter_config.json"))

@@ -20,7 +20,7 @@ from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import StepBatch
 from open_r1.training.meters import StepMeter
 from open_r1.training.out_of_memory import MicroBatches, empty_caches, is_out_of_memory, sharded_advice
-from open_r1.training.reading import StepReading
+from open_r1.training.reading import StepBegin, StepReading
 from open_r1.training.signals import StopSignal
 from open_r1.training.update import choose_update
 
@@ -74,6 +74,7 @@ class TrainingStep:
             Interrupted: in a run of one process, before the weights change.
             UserError: the step does not fit into memory, however small its micro-batches.
         """
+        begin = StepBegin(self._runtime.device)
         if not self._module.training:
             self._module.train()
         for group in self._optimizer.param_groups:
@@ -94,7 +95,8 @@ class TrainingStep:
         grad_norm = self._update.measure()
         taken = self._update.apply(step, totals[0].isfinite() & (totals[-1] > 0))
         numbers = [number for number, _ in parts][: len(losses)]
-        return StepReading(step, batch, learning_rate, numbers, names, totals, grad_norm, taken, torch.stack(losses))
+        losses = torch.stack(losses)
+        return StepReading(step, batch, learning_rate, numbers, names, totals, grad_norm, taken, losses, begin)
 
     def _gradients(
         self, step: int, parts: list[tuple[int, Pack]], denominator: float, stop: StopSignal

@@ -210,13 +210,30 @@ def test_drawing_again_ends() -> None:
 
 
 def test_groups_without_signal_may_be_kept() -> None:
-    bench = Bench(lambda prompt, sample: 1.0, drop_zero_signal_groups=False)
+    bench = Bench(lambda prompt, sample: 1.0, drop_zero_signal_groups=False, entropy_coef=0.01)
     assert {(row[0], *row[4]) for row in rows(bench.packs())} == {(prompt, 0.0) for prompt in bench.drawn(0, 1)}
-    assert bench.metrics()["prompts_drawn"] == 2
+    assert bench.metrics()["groups_trained"] == 1.0
+
+
+def test_what_can_change_nothing_counts_and_is_not_computed() -> None:
+    """A group without signal, and a completion that is as good as its group's mean."""
+    settings = {"drop_zero_signal_groups": False, "loss_type": "dapo", "scale_rewards": False}
+    quiet, *_ = Bench(rising).drawn(0)
+
+    def rewards(prompt: int, sample: int) -> float:
+        return 1.0 if prompt == quiet else (0.0, 1.0, 2.0, 1.0)[sample]
+
+    spared, whole = Bench(rewards, **settings), Bench(rewards, entropy_coef=0.01, **settings)
+    every = rows(whole.packs())
+    assert [row for row in every if row[4] != [0.0]] == rows(spared.packs())
+    assert len(every) == 8
+    assert len(rows(spared.packs())) == 2
+    assert spared.metrics()["groups_trained"] == whole.metrics()["groups_trained"] == 1.0
 
 
 def test_a_completion_without_reward_has_no_advantage() -> None:
-    bench = Bench(lambda prompt, sample: None if sample == 3 else float(sample), groups=1, scale_rewards="none")
+    settings = {"groups": 1, "scale_rewards": "none"}
+    bench = Bench(lambda prompt, sample: None if sample == 3 else float(sample), entropy_coef=0.01, **settings)
     assert [row[4] for row in rows(bench.packs())] == [[-1.0], [0.0], [1.0], [0.0]]
     assert bench.metrics()["reward"] == 1.0
 

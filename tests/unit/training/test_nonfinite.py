@@ -25,9 +25,11 @@ from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.guard import FILES, OVERFLOWS, NonFiniteGuard
 from open_r1.training.loop import Trainer
 from open_r1.training.optimizer import build_optimizer
-from open_r1.training.reading import StepReading
+from open_r1.training.reading import StepBegin, StepReading
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, sft_objective
 from open_r1.training.stored_state import read_moments, read_rest
+
+BEGIN = StepBegin(torch.device("cpu"))
 
 Poison = Callable[[Tensor], Tensor]
 
@@ -112,7 +114,7 @@ def look(guard: NonFiniteGuard, step: int, *losses: float, grad_norm: float = 1.
     batch = StepBatch([pack] * packs, 1.0, origin=lambda number: f"rows {number}0")
     totals, norm, taken = torch.tensor([sum(losses)]), torch.tensor(grad_norm), torch.tensor(True)
     parts = list(range(len(losses)))
-    reading = StepReading(step, batch, 0.1, parts, ["loss"], totals, norm, taken, torch.tensor(losses))
+    reading = StepReading(step, batch, 0.1, parts, ["loss"], totals, norm, taken, torch.tensor(losses), BEGIN)
     guard.look(reading, reading.read())
 
 
@@ -162,7 +164,7 @@ def test_each_rank_reports_its_own(tmp_path: Path, capsys: pytest.CaptureFixture
     for guard, loss in zip(guards, poisoned, strict=True):
         pack = make_pack([TrainingSequence(np.arange(3), np.ones(3))])
         values = torch.tensor([sum(poisoned)]), torch.tensor(1.0), torch.tensor(False), torch.tensor([loss])
-        reading = StepReading(0, StepBatch([pack], 1.0), 0.1, [0], ["loss"], *values)
+        reading = StepReading(0, StepBatch([pack], 1.0), 0.1, [0], ["loss"], *values, BEGIN)
         guard.look(reading, reading.read())
     assert [path.name for path in tmp_path.iterdir()] == ["nonfinite-step-1-rank-1.pt"]
     assert said(capsys).count("skipped") == 1

@@ -146,8 +146,15 @@ def test_one_reward_of_two_may_fail(
 
 
 def test_a_step_must_hold_whole_groups(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = grpo_settings | {"per_device_train_batch_size": 6, "max_steps": 1}
     with pytest.raises(UserError, match="are not whole groups of num_generations 4"):
-        train("grpo", tmp_path, **grpo_settings | {"per_device_train_batch_size": 6}, max_steps=1)
+        train("grpo", tmp_path / "refused", **settings, gradient_accumulation_steps=1)
+    # What is left out is solved for: 12 completions are the fewest whole groups.
+    (line,) = train("grpo", tmp_path / "solved", **settings).metrics
+    assert line["prompts_drawn"] == 3
+    del settings["per_device_train_batch_size"]
+    (line,) = train("grpo", tmp_path / "asked", **settings, prompts_per_step=5).metrics
+    assert line["prompts_drawn"] == 5
 
 
 def test_completions_are_logged_when_asked(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
