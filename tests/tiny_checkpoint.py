@@ -56,3 +56,15 @@ def save_tiny_checkpoint(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_vllm_checkpoint(folder: Path, initializer_range: float, seed: int = 0) -> Path:
+    """The same in bf16, with heads of 64, which every kernel of vLLM's has."""
+    save_tiny_checkpoint(folder, dtype=torch.bfloat16)
+    torch.manual_seed(seed)
+    config = Qwen2Config.from_pretrained(folder)
+    config.hidden_size, config.intermediate_size = 256, 512
+    config.num_attention_heads, config.num_key_value_heads = 4, 2
+    config.initializer_range = initializer_range
+    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_checkpoint import save_tiny_checkpoint
+from tiny_checkpoint import save_vllm_checkpoint
 from torch import Tensor
 from training_runs import SOURCE, flags
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
 from open_r1.generation.engine import Completion, Request, SamplingParams
@@ -36,14 +36,8 @@ STOP = 255
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("vllm") / "model", dtype=torch.bfloat16)
-    torch.manual_seed(0)
-    config = Qwen2Config.from_pretrained(folder)
-    config.hidden_size, config.intermediate_size = 256, 512
-    config.num_attention_heads, config.num_key_value_heads = 4, 2
-    config.initializer_range = 0.1
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
+    """Weights large enough that tokens depend on each other."""
+    return save_vllm_checkpoint(tmp_path_factory.mktemp("vllm") / "model", initializer_range=0.1)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_checkpoint import save_tiny_checkpoint
+from tiny_checkpoint import save_vllm_checkpoint
 from training_runs import Run, train
-from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_r1.generation.vllm_process import ENVIRONMENT
 
@@ -49,13 +49,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     another one.
     """
     place = tmp_path_factory.mktemp("base")
-    folder = save_tiny_checkpoint(place / "model", dtype=torch.bfloat16)
-    torch.manual_seed(0)
-    config = Qwen2Config.from_pretrained(folder)
-    config.hidden_size, config.intermediate_size = 256, 512
-    config.num_attention_heads, config.num_key_value_heads = 4, 2
-    config.initializer_range = 0.02
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    folder = save_vllm_checkpoint(place / "model", initializer_range=0.02)
     rows = [{"prompt": question, "completion": f"It is {eval(question[:-1])}"} for question in QUESTIONS]
     (place / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoint import save_tiny_checkpoint
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from tiny_checkpoint import save_vllm_checkpoint
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams
@@ -35,17 +35,8 @@ GREEDY = SamplingParams(32, temperature=0, stop_token_ids=(STOP,))
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two models of one shape: heads of 64, which every kernel of vLLM's has, and large weights."""
-    folders = []
-    for seed in range(2):
-        folder = save_tiny_checkpoint(tmp_path_factory.mktemp("served") / f"model-{seed}", dtype=torch.bfloat16)
-        torch.manual_seed(seed)
-        config = Qwen2Config.from_pretrained(folder)
-        config.hidden_size, config.intermediate_size = 256, 512
-        config.num_attention_heads, config.num_key_value_heads = 4, 2
-        config.initializer_range = 0.1
-        Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-        folders.append(folder)
-    return folders
+    place = tmp_path_factory.mktemp("served")
+    return [save_vllm_checkpoint(place / f"model-{seed}", initializer_range=0.1, seed=seed) for seed in range(2)]
 
 
 def load(folder: Path) -> PreTrainedModel:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_checkpoint import save_tiny_checkpoint
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from tiny_checkpoint import save_vllm_checkpoint
+from transformers import AutoModelForCausalLM
 
 from open_r1.cli import main
 from open_r1.generation.engine import Completion, Request, SamplingParams
@@ -30,15 +30,8 @@ STOP = 255
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Heads of 64, which every kernel of vLLM's has, and weights large enough that tokens depend on each other."""
-    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("vllm") / "model", dtype=torch.bfloat16)
-    torch.manual_seed(0)
-    config = Qwen2Config.from_pretrained(folder)
-    config.hidden_size, config.intermediate_size = 256, 512
-    config.num_attention_heads, config.num_key_value_heads = 4, 2
-    config.initializer_range = 0.1
-    Qwen2ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    return folder
+    """Weights large enough that tokens depend on each other."""
+    return save_vllm_checkpoint(tmp_path_factory.mktemp("vllm") / "model", initializer_range=0.1)
 
 
 @pytest.fixture(scope="module")

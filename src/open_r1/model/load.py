@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from open_r1.config import ModelConfig
 from open_r1.errors import UserError
 from open_r1.model.attention import NAME as PACKED_ATTENTION
 from open_r1.model.attention import can_replace_attention
@@ -102,3 +103,15 @@ class _explained:  # noqa: N801 - reads as a phrase: with _explained(...)
             "" if Path(self.name).exists() else "; is the name right, and the hub reachable (HF_ENDPOINT, HF_TOKEN)?"
         )
         raise UserError(f"{self.name}: the {self.what} could not be loaded{advice} [{reason}]") from error
+
+
+def load_frozen(config: ModelConfig, device: torch.device) -> PreTrainedModel:
+    """A copy of the model that training starts from, which does not train, beside the one that does."""
+    model = load_model(
+        config.model_name_or_path,
+        config.model_revision,
+        dtype=config.torch_dtype or "float32",
+        attn_implementation=config.attn_implementation,
+        trust_remote_code=config.trust_remote_code,
+    )
+    return model.requires_grad_(False).to(device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from open_r1.config import GRPOConfig
 from open_r1.data.pack import Pack
-from open_r1.model.load import load_model
+from open_r1.model.load import load_frozen
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.setup import Policy
@@ -25,14 +25,7 @@ def load_reference(config: GRPOConfig, runtime: Runtime, policy: Policy) -> Call
         pack_model = runtime.unwrap(policy.module)
         adapters_off = pack_model.model.disable_adapter
     else:
-        model = load_model(
-            config.model_name_or_path,
-            config.model_revision,
-            dtype=config.torch_dtype or "float32",
-            attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code,
-        )
-        pack_model = PackModel(model.requires_grad_(False).to(runtime.device))
+        pack_model = PackModel(load_frozen(config, runtime.device))
         pack_model.run_like(runtime.unwrap(policy.module))
         adapters_off = nullcontext
 

@@ -16,7 +16,7 @@ from open_r1.generation.served import Trainer, open_served, start_served
 from open_r1.generation.server_protocol import sizes_of
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.generation.vllm_process import check_machine
-from open_r1.model.load import load_model
+from open_r1.model.load import load_frozen
 from open_r1.model.memory import device_memory, estimate_memory
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.setup import Policy
@@ -73,14 +73,7 @@ def engine_dtype(config: GRPOConfig, runtime: Runtime, policy: Policy) -> torch.
 def _transformers(config: GRPOConfig, runtime: Runtime, policy: Policy) -> TransformersEngine:
     model = runtime.unwrap(policy.module).model
     if config.async_steps:  # the policy changes while completions are drawn
-        model = load_model(
-            config.model_name_or_path,
-            config.model_revision,
-            dtype=config.torch_dtype or "float32",
-            attn_implementation=config.attn_implementation,
-            trust_remote_code=config.trust_remote_code,
-        )
-        model.requires_grad_(False).to(runtime.device)
+        model = load_frozen(config, runtime.device)
     return TransformersEngine(
         model,
         # Never attended to; a tokenizer's own padding token may lie outside the model's embedding.
