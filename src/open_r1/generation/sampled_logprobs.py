@@ -44,7 +44,7 @@ class SampledLogprobs:
 
     Args:
         runner: the model runner; its sampler's ``sample`` and its book of requests are wrapped.
-        token_logprobs: log-softmax of logits [B, V] at token ids [B, 1], as vLLM's ``compute_token_logprobs``.
+        token_logprobs: log-softmax of logits [B, V] at token ids [B], float32 [B].
 
     Raises:
         AttributeError: the runner is another one, whose sampler cannot be followed so.
@@ -63,9 +63,7 @@ class SampledLogprobs:
     def sample(self, logits: Tensor, states: Tensor, states_np: np.ndarray, position: Tensor, *rest: Any, **more: Any):
         """Draws as before, and notes what was drawn: ``position`` [B] is that of the token before."""
         sampled, processed = self._sample(logits, states, states_np, position, *rest, **more)
-        logprob = self._token_logprobs(processed, sampled[:, None])[:, 0]
-        column = (position + 1).clamp(max=self._table.shape[1] - 1)
-        self._table[states.long(), column.long()] = logprob
+        self._table[states, position + 1] = self._token_logprobs(processed, sampled)
         return sampled, processed
 
     def add(self, req_id: str, *rest: Any, **more: Any) -> None:
@@ -106,9 +104,9 @@ def key_of(req_id: str) -> Key:
 def follow_sampler(llm: Any) -> SampledLogprobs | None:
     """Follows the sampler of an engine in this process; None where its model runner is another one."""
     try:
-        from vllm.v1.worker.gpu.sample.logprob import compute_token_logprobs
+        from open_r1.model.policy_kernel import score
 
         worker = llm.llm_engine.model_executor.driver_worker.worker
-        return SampledLogprobs(worker.model_runner, compute_token_logprobs)
+        return SampledLogprobs(worker.model_runner, lambda logits, ids: score(logits, ids, 1.0, entropy=False)[0])
     except (ImportError, AttributeError):
         return None

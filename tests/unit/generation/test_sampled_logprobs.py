@@ -64,7 +64,7 @@ class Runner:
 
 
 def token_logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    return logits.log_softmax(-1).gather(-1, ids)
+    return logits.log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
 
 @pytest.fixture
