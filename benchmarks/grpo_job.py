@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -98,3 +99,8 @@ class Job:
 def coin(completions: list[Any], **_: Any) -> list[float]:
     """A reward without meaning that splits every group: whether the checksum of an answer's text is even."""
     return [float(zlib.crc32(completion[0]["content"].encode()) % 2 == 0) for completion in completions]
+
+
+def chance(completions: list[Any], **_: Any) -> list[float]:
+    """A random reward: it splits every group, whatever the answers are."""
+    return [random.random() for _ in completions]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -22,7 +23,7 @@ from sft_packs import JobPacks
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from open_r1.config import SFTConfig
+from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.model.memory import estimate_memory
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.warm_up import describe_work
@@ -56,23 +57,23 @@ def limited(train: Train, allowed: float) -> Train:
 
 
 @contextmanager
-def predicting(result: dict[str, Any]) -> Iterator[None]:
-    """Puts what the run was predicted to take into the result, and how it went about it."""
-    import open_r1.sft
+def predicting(result: dict[str, Any], command: ModuleType) -> Iterator[None]:
+    """Puts what a run of `open_r1.sft` or `open_r1.grpo` was predicted to take into the result, and how it went about
+    it.
+    """
+    seen: list[tuple[SFTConfig | GRPOConfig, Runtime, nn.Module]] = []
+    warm_up = command.warm_up
 
-    seen: list[tuple[SFTConfig, Runtime, nn.Module]] = []
-    warm_up = open_r1.sft.warm_up
-
-    def watched(config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
+    def watched(config: SFTConfig | GRPOConfig, runtime: Runtime, module: nn.Module, *more: Any) -> None:
         seen.append((config, runtime, module))
         if runtime.device.type == "cuda":
             result["loaded_gb"] = torch.cuda.memory_allocated() / 1e9
             result["loading_gb"] = torch.cuda.max_memory_allocated() / 1e9
             torch.cuda.reset_peak_memory_stats()  # `transformers` claims a model's size for a moment
-        warm_up(config, runtime, module)
+        warm_up(config, runtime, module, *more)
 
     try:
-        with mock.patch.object(open_r1.sft, "warm_up", watched):
+        with mock.patch.object(command, "warm_up", watched):
             yield
     finally:
         for config, runtime, module in seen:
@@ -90,7 +91,9 @@ def predicting(result: dict[str, Any]) -> Iterator[None]:
 
 def train_made(job: Job, packs: JobPacks, make_model: Any, result: dict[str, Any]) -> None:
     """`open-r1 sft` on weights that are made."""
-    with predicting(result):
+    import open_r1.sft
+
+    with predicting(result, open_r1.sft):
         _train_ours(job, packs, make_model, result)
 
 
@@ -99,7 +102,8 @@ def train_stored(job: Job, packs: JobPacks, _make_model: Any, result: dict[str, 
     import open_r1.sft
 
     try:
-        with predicting(result), mock.patch.object(open_r1.sft, "prepare_tokens", lambda *_, **__: (packs.store, None)):
+        tokens = mock.patch.object(open_r1.sft, "prepare_tokens", lambda *_, **__: (packs.store, None))
+        with predicting(result, open_r1.sft), tokens:
             open_r1.sft.main(job.arguments(**job.settings))
     finally:
         metrics = Path(job.folder, "run", "metrics.jsonl")

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from open_r1.data.pack import TrainingSequence, make_pack
 from open_r1.errors import UserError
+from open_r1.generation.colocated_engine import free_share
 from open_r1.model.attention import NAME
 from open_r1.model.layers import LEVELS
 from open_r1.model.memory import ModelShape, Workload, device_memory, estimate_memory
@@ -137,6 +138,14 @@ def test_the_level_follows_the_cap(settings: dict[str, Any], tmp_path: Path, cap
     assert [line for line in lines if line.startswith(("gradient_checkpointing full: ", "gradient_checkpointing sel"))]
     assert not [line for line in lines if "out of memory" in line]
     assert_same_run(run, plain)
+
+
+def test_an_engine_is_told_what_the_cap_leaves(cap: Callable) -> None:
+    total = torch.cuda.get_device_properties(0).total_memory
+    cap(4 * 2**30)
+    held = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    assert free_share() == pytest.approx((4 * 2**30 - torch.cuda.memory_reserved()) / total, rel=1e-3)
+    del held
 
 
 @pytest.mark.parametrize("compiled", [False, True])

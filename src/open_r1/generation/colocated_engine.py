@@ -218,13 +218,12 @@ def _start(model: str, options: ColocatedOptions, log: Path) -> Any:
 
 def _arguments(options: ColocatedOptions) -> dict[str, Any]:
     """The arguments of ``vllm.LLM`` that do not keep vLLM's own default."""
-    free, total = torch.cuda.mem_get_info()
     arguments: dict[str, Any] = {
         "load_format": "dummy",
         "dtype": options.dtype,
         "kv_cache_memory_bytes": options.cache_bytes,
         # Only asked whether so much is free: what is taken is the weights, the cache and room for one batch.
-        "gpu_memory_utilization": options.memory_share or min(0.9, 0.9 * free / total),
+        "gpu_memory_utilization": options.memory_share or min(0.9, 0.9 * free_share()),
         "max_model_len": options.max_model_length,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,
@@ -239,3 +238,11 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "distributed_executor_backend": "external_launcher" if options.processes > 1 else None,
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def free_share() -> float:
+    """Share of the GPU that this process can still have; it may be allowed less than all of it."""
+    device = torch.cuda.current_device()
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = total * torch.cuda.get_per_process_memory_fraction(device) - torch.cuda.memory_reserved(device)
+    return max(0.0, min(free, allowed)) / total

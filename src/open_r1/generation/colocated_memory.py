@@ -8,6 +8,8 @@ from open_r1.errors import UserError
 
 ENGINE_ROOM = 2.5 * 2**30
 """What vLLM takes beside weights and cache: activations of a batch of prompts, logits, CUDA graphs."""
+ASLEEP = 0.75 * 2**30
+"""Of that, what it keeps while it sleeps: CUDA graphs and the workspaces of libraries."""
 USABLE = 0.95
 """Of what is free, before fragments get in the way."""
 LEAST = 0.25
@@ -55,7 +57,7 @@ def share_memory(
     Args:
         memory: that this process can have on the device.
         training: at the peak of a step.
-        resident: what training keeps between steps: weights, gradients, optimizer state.
+        resident: what training keeps between steps: weights, optimizer state.
         weights: of the engine.
         wanted: the cache that all completions of a step fill.
         least: the cache that the longest completion fills.

@@ -13,7 +13,7 @@ import torch
 
 from open_r1.config import GRPOConfig
 from open_r1.data.packing import best_fit
-from open_r1.generation.colocated_memory import ENGINE_ROOM, LEAST, cache_bytes_per_token
+from open_r1.generation.colocated_memory import ASLEEP, ENGINE_ROOM, LEAST, cache_bytes_per_token
 from open_r1.model.memory import ModelShape
 from open_r1.model.pack_model import padded_tokens
 
@@ -80,14 +80,17 @@ def may_sleep(config: GRPOConfig) -> bool:
 
 
 def engine_bytes(config: GRPOConfig, shape: ModelShape, width: int, memory: int) -> float:
-    """Bytes that a colocated engine is to be left while the policy trains: the least with which it need not sleep.
+    """Bytes that a colocated engine is to be left while the policy trains: the least with which it need not sleep, or
+    what stays where it is to sleep.
 
     Args:
         width: bytes of an element of the compute dtype.
         memory: bytes of the device.
     """
-    if not config.use_vllm or config.vllm_mode != "colocate" or config.vllm_enable_sleep_mode:
+    if not config.use_vllm or config.vllm_mode != "colocate":
         return 0.0
+    if config.vllm_enable_sleep_mode:
+        return ASLEEP
     if config.vllm_gpu_memory_utilization:
         return config.vllm_gpu_memory_utilization * memory
     sequences = config.vllm_max_num_seqs or min(_completions(config), MOST_SEQUENCES)

@@ -10,7 +10,7 @@ from rich.console import Console
 from open_r1.config import GRPOConfig
 from open_r1.errors import UserError
 from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
-from open_r1.generation.colocated_memory import cache_bytes_per_token, share_memory
+from open_r1.generation.colocated_memory import Share, cache_bytes_per_token, share_memory
 from open_r1.generation.engine import SamplingParams, TrainableEngine
 from open_r1.generation.served import Trainer, open_served, start_served
 from open_r1.generation.server_protocol import sizes_of
@@ -18,6 +18,7 @@ from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.generation.vllm_process import check_machine
 from open_r1.model.load import load_frozen
 from open_r1.model.memory import device_memory, estimate_memory
+from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.setup import Policy
 from open_r1.training.warm_up import describe_work
@@ -90,28 +91,18 @@ def _colocated(
 ) -> TrainableEngine:
     pack_model = runtime.unwrap(policy.module)
     dtype = engine_dtype(config, runtime, policy)
-    shape, work = describe_work(config, runtime, pack_model)
-    training = estimate_memory(shape, work, pack_model.layers.recompute)
     longest = config.vllm_max_model_length or longest_prompt + config.max_completion_length
     sequences = config.vllm_max_num_seqs or min(completions, MOST_SEQUENCES)
-    a_token = cache_bytes_per_token(shape.layers, shape.key_value, dtype.itemsize)
     memory = device_memory(runtime.device)
-    share = share_memory(
-        memory=memory,
-        training=training.total,
-        resident=training.weights + training.gradients + training.optimizer + work.reserved,
-        weights=dtype.itemsize * shape.parameters,
-        wanted=1.05 * a_token * sequences * longest,
-        least=1.05 * a_token * longest,
-        share=config.vllm_gpu_memory_utilization,
-        sleeps=False if config.async_steps else config.vllm_enable_sleep_mode,
+    share, training = colocated_share(
+        config, runtime, pack_model, memory=memory, longest=longest, sequences=sequences, width=dtype.itemsize
     )
     if runtime.is_main:
         sleeps = ", and sleeps while the policy trains" if share.sleeps else ""
         console.print(
             f"[dim]vLLM takes {share.engine / 2**30:.1f} of {memory / 2**30:.1f} GiB ({share.cache / 2**30:.1f} of it "
             f"for keys and values of {sequences:,} completions at once){sleeps}; training is expected to take "
-            f"{training.total / 2**30:.1f}[/]"
+            f"{training / 2**30:.1f}[/]"
         )
     options = ColocatedOptions(
         max_model_length=longest,
@@ -126,6 +117,42 @@ def _colocated(
     )
     log = Path(config.output_dir) / LOG.format(rank=runtime.rank)
     return ColocatedEngine(config.model_name_or_path, options, log=log)
+
+
+def colocated_share(
+    config: GRPOConfig,
+    runtime: Runtime,
+    pack_model: PackModel,
+    *,
+    memory: float,
+    longest: int,
+    sequences: int,
+    width: int,
+) -> tuple[Share, float]:
+    """What the engine gets of ``memory`` bytes beside the policy, and the bytes of a training step at its peak.
+
+    Args:
+        longest: prompt and completion together, in tokens; ``sequences``: completions decoded at once.
+        width: bytes of an element of the engine's weights and cache.
+
+    Raises:
+        UserError: what is left does not hold the longest completion.
+    """
+    shape, work = describe_work(config, runtime, pack_model)
+    training = estimate_memory(shape, work, pack_model.layers.recompute)
+    a_token = cache_bytes_per_token(shape.layers, shape.key_value, width)
+    share = share_memory(
+        memory=memory,
+        training=training.total,
+        # Gradients are gone between steps, but for DDP's buckets.
+        resident=training.weights + training.optimizer + work.reserved + (training.gradients if work.buckets else 0.0),
+        weights=width * shape.parameters,
+        wanted=1.05 * a_token * sequences * longest,
+        least=1.05 * a_token * longest,
+        share=config.vllm_gpu_memory_utilization,
+        sleeps=False if config.async_steps else config.vllm_enable_sleep_mode,
+    )
+    return share, training.total
 
 
 def _served(config: GRPOConfig, runtime: Runtime, policy: Policy, longest_prompt: int) -> TrainableEngine:

@@ -183,7 +183,7 @@ def finish_run(
         for name, value in result.metrics.items():
             table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
         console.print(table)
-        console.print(f"model: {folder}", soft_wrap=True)
+        console.print(f"model: {folder} (curves: open-r1 report {folder})", soft_wrap=True)
         publisher.finished(folder)
         if stop.number:
             name = signal.Signals(stop.number).name

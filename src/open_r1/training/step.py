@@ -94,6 +94,7 @@ class TrainingStep:
         names = [*sums, *COUNTS]
         grad_norm = self._update.measure()
         taken = self._update.apply(step, totals[0].isfinite() & (totals[-1] > 0))
+        self._runtime.zero_grad(self._optimizer)  # an engine may be about to wake up where they lay
         numbers = [number for number, _ in parts][: len(losses)]
         losses = torch.stack(losses)
         return StepReading(step, batch, learning_rate, numbers, names, totals, grad_norm, taken, losses, begin)

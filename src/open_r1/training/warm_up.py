@@ -17,6 +17,7 @@ from torch import nn
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.pack import Pack, TrainingSequence, make_pack
 from open_r1.errors import UserError
+from open_r1.generation.colocated_memory import ASLEEP
 from open_r1.model.attention import NAME, choose_kernel
 from open_r1.model.layers import LEVELS
 from open_r1.model.memory import USABLE, ModelShape, Workload, choose_recompute, device_memory, estimate_memory
@@ -96,7 +97,7 @@ def choose_packs(config: GRPOConfig, runtime: Runtime, pack_model: PackModel) ->
         return estimate_memory(shape, replace(work, tokens=tokens), level).total + engine <= USABLE * memory
 
     if may_sleep(config) and not any(fits(size, levels[0]) for size in large_packs(sizes)):
-        engine = 0.0  # sleep takes less time than recomputation
+        engine = min(engine, ASLEEP)  # sleep takes less time than recomputation
     tokens, level = choose_pack(sizes, levels, fits)
     tokens, level = int(-runtime.max(-float(tokens))), _highest(runtime, level)
     _say_memory(runtime, shape, replace(work, tokens=tokens), level, memory, f"; packs of {tokens:,} tokens")

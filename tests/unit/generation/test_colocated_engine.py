@@ -27,6 +27,7 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> type:
     for name in ("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_HOST_IP"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (60, 100))
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda *_: 1.0)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -75,6 +76,14 @@ def test_a_runner_that_cannot_be_followed_is_asked_for_log_probabilities(log: Pa
     (answer,) = drawing.generate(requests((3, 4)), PARAMS)
     assert tuple(answer.logprobs) == ((-4.0, -3.0, 0.0) if wanted else ())
     drawing.close()
+
+
+def test_what_a_capped_process_may_not_have_is_not_asked_for(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda *_: 0.4)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 10)
+    assert engine(log).llm.arguments["gpu_memory_utilization"] == pytest.approx(0.9 * (0.4 - 0.1))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 50)
+    assert engine(log).llm.arguments["gpu_memory_utilization"] == 0
 
 
 def test_the_settings_reach_vllm(log: Path) -> None:

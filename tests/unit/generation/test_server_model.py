@@ -33,6 +33,7 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> type:
         monkeypatch.setenv(name, os.environ.get(name, ""))  # put back afterwards
     for name, value in {
         "mem_get_info": lambda *_: (60, 100),
+        "get_per_process_memory_fraction": lambda *_: 1.0,
         "current_device": lambda: 0,
         "set_device": lambda device: None,
         "empty_cache": lambda: None,

@@ -11,6 +11,7 @@ from transformers import Qwen2Config
 
 from open_r1.config import GRPOConfig
 from open_r1.data.packing import best_fit
+from open_r1.generation.colocated_memory import ASLEEP
 from open_r1.model.layers import LEVELS
 from open_r1.model.memory import ModelShape
 from open_r1.training.pack_budget import (
@@ -99,7 +100,7 @@ def shape() -> ModelShape:
 def test_what_a_colocated_engine_is_left(shape: ModelShape) -> None:
     assert engine_bytes(settings(), shape, 2, MEMORY) == 0
     assert engine_bytes(settings(use_vllm=True, vllm_mode="server"), shape, 2, MEMORY) == 0
-    assert engine_bytes(settings(use_vllm=True, vllm_enable_sleep_mode=True), shape, 2, MEMORY) == 0
+    assert engine_bytes(settings(use_vllm=True, vllm_enable_sleep_mode=True), shape, 2, MEMORY) == ASLEEP
     assert engine_bytes(settings(use_vllm=True, vllm_gpu_memory_utilization=0.25), shape, 2, MEMORY) == 20 * 2**30
     cache = 64 * 1024 * 2 * 3 * 32 * 2  # completions, tokens, keys and values, layers, width, bytes
     assert engine_bytes(settings(use_vllm=True), shape, 2, MEMORY) == 2 * shape.parameters + 2.5 * 2**30 + cache / 4

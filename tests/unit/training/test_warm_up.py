@@ -173,9 +173,10 @@ def test_grpo_takes_the_packs_that_fit(
 
 
 def test_an_engine_that_may_not_sleep_keeps_its_memory(
-    pack_model: PackModel, tiny_checkpoint: Path, memory: Callable
+    pack_model: PackModel, tiny_checkpoint: Path, memory: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that may sleeps before anything is recomputed."""
+    monkeypatch.setattr(module_under_test, "ASLEEP", 0.0)  # as small as the model
     vllm = {"use_vllm": True, "vllm_gpu_memory_utilization": 0.5}
     config = settings(GRPOConfig, tiny_checkpoint, **vllm)
     awake = settings(GRPOConfig, tiny_checkpoint, **vllm, vllm_enable_sleep_mode=False)
