@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from open_r1.report.tables import clock
@@ -23,6 +25,14 @@ _SHOWN = (
     ("eval/reward", "held out {:.3f}"),
     ("tokens_per_second", "{:,.0f} tokens/s"),
 )
+
+
+class _AboveTheBar(FileProxy):
+    """Standard error whose lines go above the bar, also those of other consoles: these look for what is behind."""
+
+    @property
+    def rich_proxied_file(self) -> _AboveTheBar:
+        return self
 
 
 class TrainingProgress:
@@ -47,7 +57,7 @@ class TrainingProgress:
         start: int = 0,
         console: Console | None = None,
     ) -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or Console(file=sys.stderr)
         self._total, self._description, self._start = total_steps, description, start
         self._latest: dict[str, float] = {}
         self._began = time.monotonic()
@@ -71,6 +81,8 @@ class TrainingProgress:
     def __enter__(self) -> TrainingProgress:
         self._began = time.monotonic()
         self._bar.start()
+        if isinstance(sys.stderr, FileProxy):  # until the bar stops, which puts back what was there
+            sys.stderr = _AboveTheBar(self._console, sys.stderr.rich_proxied_file)
         return self
 
     def __exit__(

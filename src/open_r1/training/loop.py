@@ -35,6 +35,10 @@ from open_r1.training.update import is_scaled
 from open_r1.training.watching import RunWatch
 
 
+LAST_REWARDS = {"reward": "train_last_reward", "eval/reward": "train_last_held_out_reward"}
+"""Of GRPO, whose loss says nothing of how far it came."""
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """How a run ended.
@@ -90,6 +94,7 @@ class Trainer:
         self.steps_ahead = 1 if runtime.device.type == "cuda" else 0
         self._readings: deque[StepReading] = deque()
         self._losses: list[float] = []
+        self._latest: dict[str, float] = {}
         self._saved: tuple[int, Path | None] = (-1, None)
 
     def train(self) -> TrainResult:
@@ -173,6 +178,7 @@ class Trainer:
             logs = self._logs(step)
             if logs:
                 metrics |= self.meter.since_mark()
+            self._latest |= metrics
             if self.watch:
                 metrics |= self.watch.look(step, metrics)
             if logs:
@@ -242,5 +248,6 @@ class Trainer:
             "train_loss": sum(finite) / len(finite) if finite else float("nan"),
             "train_steps": float(steps),
             "skipped_steps": float(self.guard.skipped),
+            **{label: self._latest[name] for name, label in LAST_REWARDS.items() if name in self._latest},
             **self.meter.overall(steps),
         }

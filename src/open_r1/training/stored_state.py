@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -48,10 +49,23 @@ def read_rest(folder: Path) -> dict[str, Any]:
         UserError: it does.
     """
     from open_r1.data.pack import Pack
+    from open_r1.generation.engine import Completion
+    from open_r1.training.group_draws import Drawn
     from open_r1.training.grpo_source import Held
+    from open_r1.training.rollouts import Group, RolloutMeter
 
+    known = [Held, Pack, Drawn, Group, RolloutMeter, Completion]
+    # Rewards and log-probabilities; the name of what makes an array differs from one numpy to another.
+    arrays = [
+        np.empty(0).__reduce__()[0],
+        np.array,
+        np.ndarray,
+        np.dtype,
+        np.dtypes.Float32DType,
+        np.dtypes.Float64DType,
+    ]
     try:
-        with torch.serialization.safe_globals([Held, Pack]):
+        with torch.serialization.safe_globals([*known, *arrays]):
             return torch.load(folder / REST, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{folder / REST} holds what no checkpoint of open-r1 does, and is not opened") from error

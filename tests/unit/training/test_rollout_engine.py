@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_runs import train
+from training_runs import assert_same_weights, train
 
 from open_r1.errors import UserError
 
@@ -56,6 +56,16 @@ def test_a_server_that_the_run_starts_draws_what_the_process_itself_would(
         [line["mismatch"] for line in here.metrics], abs=1e-4
     )
     assert "serving" in (there.folder / "server.log").read_text()
+
+
+def test_a_run_a_step_behind_goes_on_where_it_was(settings: dict[str, Any], tmp_path: Path) -> None:
+    """The rollouts that are drawn ahead go through the checkpoint's file, which opens nothing but what it knows."""
+    settings |= {"async_steps": 1, "max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    whole = train("grpo", tmp_path / "whole", **settings)
+    checkpoint = tmp_path / "whole" / "checkpoint-2"
+    resumed = train("grpo", tmp_path / "resumed", **settings, resume_from_checkpoint=checkpoint)
+    assert_same_weights(resumed.weights, whole.weights)
+    assert resumed.metrics[-1]["loss"] == whole.metrics[-1]["loss"]
 
 
 def test_a_server_that_is_not_there_is_one_line(settings: dict[str, Any], tmp_path: Path) -> None:
