@@ -15,8 +15,8 @@ import pytest
 from fork_server import Forked, ForkServer
 from training_runs import Run, assert_same_weights
 
-KILLS = {"sft": 20, "grpo": 5}
-STEPS = {"sft": 150, "grpo": 50}
+KILLS = {"sft": 20, "grpo": 5, "grpo ahead": 5}
+STEPS = {"sft": 150, "grpo": 50, "grpo ahead": 50}
 STEPS_BETWEEN = 7
 """At most so many steps from a start to its kill, so that the run is not over before its last kill."""
 
@@ -29,11 +29,14 @@ def server() -> Iterator[ForkServer]:
 
 @pytest.fixture
 def settings(sft_settings: dict[str, Any], grpo_settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """GRPO takes two steps on each set of rollouts, so that every other checkpoint holds rollouts."""
+    """GRPO takes two steps on each set of rollouts, so that every other checkpoint holds rollouts; or it draws the next
+    ones while it trains, so that every checkpoint holds some that were just made.
+    """
     common = {"warmup_ratio": 0.1, "save_strategy": "steps", "save_total_limit": 2, "resume_from_checkpoint": "true"}
     return {
         "sft": sft_settings | common | {"save_steps": 2, "gradient_accumulation_steps": 2},
         "grpo": grpo_settings | common | {"save_steps": 1, "num_iterations": 2, "beta": 0.05, "learning_rate": 3e-3},
+        "grpo ahead": grpo_settings | common | {"save_steps": 1, "async_steps": 1, "learning_rate": 3e-3},
     }
 
 
@@ -80,17 +83,18 @@ def kill_at_a_random_moment(process: Forked, folder: Path, chance: random.Random
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("command", ["sft", "grpo"])
+@pytest.mark.parametrize("case", KILLS)
 def test_killed_again_and_again(
-    command: str, server: ForkServer, settings: dict[str, dict[str, Any]], tmp_path: Path
+    case: str, server: ForkServer, settings: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
+    command = case.split()[0]
     seed = int(os.environ.get("OPEN_R1_TEST_SEED") or time.time_ns() % 1_000_000)
     print(f"again with OPEN_R1_TEST_SEED={seed}")
     chance = random.Random(seed)
-    kills, chosen = KILLS[command], settings[command] | {"max_steps": STEPS[command]}
+    kills, chosen = KILLS[case], settings[case] | {"max_steps": STEPS[case]}
     undisturbed, killed = Run(tmp_path / "undisturbed"), Run(tmp_path / "killed")
     finish(server.start(command, undisturbed.folder, **chosen))
-    assert undisturbed.results["train_steps"] == STEPS[command]
+    assert undisturbed.results["train_steps"] == STEPS[case]
 
     landed = Counter()
     for _ in range(kills):
@@ -105,5 +109,5 @@ def test_killed_again_and_again(
 
     assert_same_weights(killed.weights, undisturbed.weights)
     assert killed.losses == undisturbed.losses
-    assert killed.results["train_steps"] < STEPS[command]
+    assert killed.results["train_steps"] < STEPS[case]
     assert not list(killed.folder.glob(".*"))
