@@ -20,6 +20,7 @@ from open_r1.data.prompts import PromptSet
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.rewards.pool import Scores
+from open_r1.training import grpo_source
 from open_r1.training.grpo_source import GRPOSource
 from open_r1.training.rollouts import RolloutCollector
 from open_r1.training.signals import StopSignal
@@ -372,3 +373,43 @@ def test_an_engine_without_log_probabilities() -> None:
     generate = bench.engine.generate
     bench.engine.generate = lambda requests, params: (replace(one, logprobs=()) for one in generate(requests, params))
     assert [pack.behaviour_logprob for pack in bench.packs()] == [None]
+
+
+def test_a_run_that_is_told_to_stop_does_not_wait_for_long_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are given up, and drawn again with the same prompts and seeds when the run goes on."""
+    monkeypatch.setattr(grpo_source, "GRACE", 0.1)
+    bench, other = async_bench(), async_bench()
+    free = Event()
+    generate = bench.engine.generate
+
+    def slow(requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        for completion in generate(requests, params):
+            free.wait(0.3)
+            yield completion
+
+    bench.packs(0)
+    bench.source.sync()
+    bench.engine.generate = slow
+    stop = StopSignal()
+    bench.source.batch(1, stop)
+    stop.number = 15
+    state = bench.source.state_dict(2)
+    assert state["ahead"] is None
+    drawn = len(bench.engine.seeds)
+    bench.engine.generate = generate
+    bench.packs(2)
+    other.source.load_state_dict(state)
+    other.packs(2)
+    assert other.engine.seeds[:8] == bench.engine.seeds[drawn : drawn + 8]
+
+
+def test_what_goes_on_draws_the_same_prompts_with_the_same_seeds() -> None:
+    """Whatever the engine makes of them."""
+    whole, first, second = Bench(rising), Bench(rising), Bench(rising)
+    for step in range(3):
+        whole.packs(step)
+    first.packs(0)
+    second.source.load_state_dict(first.source.state_dict(1))
+    second.packs(1)
+    second.packs(2)
+    assert first.engine.seeds + second.engine.seeds == whole.engine.seeds
