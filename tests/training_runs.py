@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
@@ -20,6 +23,8 @@ import open_r1
 from open_r1 import grpo, sft
 
 SOURCE = Path(open_r1.__file__).parent
+HANGS = 150
+"""Seconds after which a run of some ten seconds hangs."""
 COMMANDS = {"sft": sft.main, "grpo": grpo.main}
 
 
@@ -91,6 +96,7 @@ def start(words: Sequence[str], output_dir: Path, **settings: Any) -> subprocess
         "HF_HUB_OFFLINE": "1",
         "NO_COLOR": "1",
         "COLUMNS": "300",
+        "PYTHONFAULTHANDLER": "1",
     }
     with output_dir.with_suffix(".log").open("w") as log:
         return subprocess.Popen(
@@ -103,9 +109,19 @@ def start(words: Sequence[str], output_dir: Path, **settings: Any) -> subprocess
 
 
 def finish(process: subprocess.Popen, output_dir: Path, status: int = 0) -> Run:
-    """Waits for a process that `start` began; shows what it said if it ends otherwise than with ``status``."""
-    code = process.wait(timeout=300)
-    assert code == status, f"exit status {code}:\n{output_dir.with_suffix('.log').read_text()[-6000:]}"
+    """Waits for a process that `start` began; shows what it said if it ends otherwise than with ``status``.
+
+    One that hangs is ended with all that it started, each of which says first where it is.
+    """
+    try:
+        code: int | None = process.wait(timeout=HANGS)
+    except subprocess.TimeoutExpired:
+        code = None
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.send_signal(signal.SIGABRT)
+        process.wait(timeout=60)
+    assert code == status, f"exit status {code}:\n{output_dir.with_suffix('.log').read_text()[-9000:]}"
     return Run(output_dir)
 
 

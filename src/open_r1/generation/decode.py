@@ -14,6 +14,7 @@ from transformers.cache_utils import DynamicCache
 
 from open_r1.generation.cache import DecodeCache
 from open_r1.generation.engine import Completion, Request, SamplingParams
+from open_r1.generation.interruption import check_interruption
 from open_r1.generation.rows import Rows
 from open_r1.generation.sampling import sample
 
@@ -72,6 +73,7 @@ class Decoder:
         tensor, which the next training step could not use.
         """
         while self.waiting or len(self.rows):
+            check_interruption()
             if self._should_join():
                 self._join()
             else:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from open_r1.background import Background
 from open_r1.errors import UserError
+from open_r1.generation.interruption import check_interruption
 from open_r1.generation.server_protocol import HEALTH, HEARTBEAT_SECONDS, PROTOCOL, ServerFacts
 
 SILENCE_SECONDS = 30 * HEARTBEAT_SECONDS
@@ -99,6 +100,7 @@ class ServerClient:
                             yield line
                         raise self.lost(f" after {count} completions")
                 time.sleep(_BUSY_PAUSE)
+                check_interruption()
         except (OSError, HTTPException) as error:
             raise self.lost(f" after {count} completions", error) from error
 
@@ -192,7 +194,8 @@ def beside(
 
 
 def _read_lines(response: HTTPResponse) -> Iterator[dict[str, Any]]:
-    while line := response.readline():
+    while line := response.readline():  # empty ones are heartbeats
+        check_interruption()
         if line.strip():
             yield json.loads(line)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams, check_requests
+from open_r1.generation.interruption import check_interruption
 from open_r1.generation.vllm_process import VllmProcess, explain
 
 WINDOW = 4096
@@ -106,6 +107,7 @@ class VllmEngine:
                     batch = waiting.popleft()
                     in_hand[self._add(engine, batch, params)] = batch
                     count += len(batch)
+                check_interruption()
                 for output in self._step(engine):
                     batch = in_hand.pop(output.request_id)
                     count -= len(batch)

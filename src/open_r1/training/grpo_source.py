@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any
@@ -30,6 +31,8 @@ from open_r1.training.signals import Interrupted, StopSignal
 
 GRACE = 15.0
 """Seconds for which a run that was told to stop waits for rollouts under way, to save them."""
+LOOK = 0.2
+"""Seconds after which one that waits for rollouts under way looks whether it was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,16 @@ class Draft:
         self.first_step = first_step
         self._left = _Left()
         self._work = Background(draws.draw, cursor, first_step, self._left)
+
+    def wait(self, stop: StopSignal) -> None:
+        """Waits for them, however they end.
+
+        Raises:
+            Interrupted: by ``stop``; they go on.
+        """
+        while self._work.running:
+            stop.check()
+            self._work.wait(LOOK)
 
     def result(self, seconds: float | None = None) -> Drawn | None:
         """Waits for them, at most so long; None where they are not done then, and are given up."""
@@ -160,7 +173,8 @@ class GRPOSource:
         """How many prompts were drawn, and the rollouts in hand: for ``step`` (the next one) and for later ones."""
         held = self._held
         good = held is not None and held.first_step <= step < held.first_step + self._config.num_iterations
-        self._settle_draft(GRACE if self._stop.number else None)
+        with suppress(Exception):  # raised again where they are needed; what was trained by then is saved
+            self._settle_draft(GRACE if self._stop.number else None)
         return {"cursor": self._cursor, "held": held if good else None, "ahead": self._kept}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -197,10 +211,13 @@ class GRPOSource:
         """The groups of ``step``: those that were drawn ahead, else new ones; and seconds, by what they went for."""
         seconds = dict.fromkeys(("sync", "generate", "reward_wait", "idle"), 0.0)
         start = time.perf_counter()
+        if self._draft is not None:
+            self._draft.wait(stop)
         self._settle_draft()
         kept, self._kept = self._kept, None
-        if kept is not None and kept[0] == step:
-            drawn = kept[1]
+        drawn = kept[1] if kept is not None and kept[0] == step else None
+        # Weights are loaded by all ranks or by none: one may have given up, for a checkpoint, what others had in time.
+        if not self._runtime.max(float(drawn is None)):
             seconds["idle"] = time.perf_counter() - start
         else:
             self._load_weights()
@@ -215,11 +232,11 @@ class GRPOSource:
             self._runtime.barrier()
 
     def _settle_draft(self, seconds: float | None = None) -> None:
-        """Waits for rollouts under way, so that the engine is free and they can be saved."""
+        """Waits for rollouts under way, so that the engine is free and they can be saved; raises what they did."""
         if self._draft is not None:
-            draft, self._draft = self._draft, None
-            drawn = draft.result(seconds)
-            self._kept = None if drawn is None else (draft.first_step, drawn)
+            drawn = self._draft.result(seconds)
+            self._kept = None if drawn is None else (self._draft.first_step, drawn)
+            self._draft = None
 
     def _packs(self, drawn: Drawn) -> list[Pack]:
         groups = drawn.kept

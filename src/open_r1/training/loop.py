@@ -34,7 +34,6 @@ from open_r1.training.step import COUNTS, Objective, TrainingStep
 from open_r1.training.update import is_scaled
 from open_r1.training.watching import RunWatch
 
-
 LAST_REWARDS = {"reward": "train_last_reward", "eval/reward": "train_last_held_out_reward"}
 """Of GRPO, whose loss says nothing of how far it came."""
 
@@ -96,6 +95,7 @@ class Trainer:
         self._losses: list[float] = []
         self._latest: dict[str, float] = {}
         self._saved: tuple[int, Path | None] = (-1, None)
+        self._agreed = StopSignal()
 
     def train(self) -> TrainResult:
         """Runs to the last step, from the checkpoint that the settings name.
@@ -137,6 +137,7 @@ class Trainer:
                     if number := self.take_step.stop_number if self.runtime.world_size > 1 else stop.number:
                         raise Interrupted(number)
             except Interrupted as signal:
+                self._agreed.number = signal.signal_number
                 self._read(log, progress, keep=0)
                 path = self._save(step)
                 saved = f"saved to {path}" if path else "not saved, an earlier checkpoint stays"
@@ -163,8 +164,8 @@ class Trainer:
         return f"{self.watch.fired}; stopped after step {step} of {self.total_steps}{saved}"
 
     def _heeded(self, stop: StopSignal) -> StopSignal:
-        """The signal that may interrupt the making of a batch: ranks stop together, so with several there is none."""
-        return stop if self.runtime.world_size == 1 else StopSignal()
+        """The signal that may interrupt the making of a batch; several ranks stop together, at one that all know."""
+        return stop if self.runtime.world_size == 1 else self._agreed
 
     def _read(self, log: MetricLog, progress: TrainingProgress, *, keep: int) -> None:
         """Reads the steps that are over, all but the last ``keep``; records them, evaluates where that is due."""

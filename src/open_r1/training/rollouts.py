@@ -11,6 +11,7 @@ import numpy as np
 from open_r1.data.prompts import PromptSet
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Engine, Request, SamplingParams
+from open_r1.generation.interruption import interrupted_by
 from open_r1.generation.seeds import sample_seed
 from open_r1.rewards.pool import RewardPool, Scores
 from open_r1.training.signals import StopSignal
@@ -71,7 +72,7 @@ class RolloutCollector:
         """One group for each draw number, in their order.
 
         Raises:
-            Interrupted: by ``stop``, between two completions.
+            Interrupted: by ``stop``, between two steps of decoding where the engine can stop there.
             UserError: when a reward function failed on every completion.
         """
         indices = [self._prompts.draw(self._seed, draw) for draw in draws]
@@ -89,13 +90,14 @@ class RolloutCollector:
         scores: dict[int, Scores] = {}
 
         start = time.perf_counter()
-        for completion in self._engine.generate(requests, self._params):
-            stop.check()
-            place, sample = divmod(completion.request_id, self._size)
-            finished[place][sample] = completion
-            if len(finished[place]) == self._size:
-                texts[place] = self._submit(place, indices[place], finished[place])
-            scores.update(self._pool.results(block=False))
+        with interrupted_by(stop.check):
+            for completion in self._engine.generate(requests, self._params):
+                stop.check()
+                place, sample = divmod(completion.request_id, self._size)
+                finished[place][sample] = completion
+                if len(finished[place]) == self._size:
+                    texts[place] = self._submit(place, indices[place], finished[place])
+                scores.update(self._pool.results(block=False))
         decoded = time.perf_counter()
         while len(scores) < len(draws):
             stop.check()

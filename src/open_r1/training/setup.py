@@ -93,6 +93,8 @@ def _take_folder(folder: Path, config: SFTConfig | GRPOConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".*.tmp"):
         shutil.rmtree(stale)
+    for stale in folder.glob(".*.partial"):  # of a run that was killed while it wrote a file
+        stale.unlink(missing_ok=True)
     finished = (folder / RESULTS_FILE).exists()
     # A run that ended before its first step left an empty file of metrics, which is nothing to lose.
     earlier = [

@@ -94,9 +94,10 @@ class Bench:
         self.prompts, self.engine, self.pool = prompt_set(size), FakeEngine(), FakePool(rewards)
         params = SamplingParams(LIMIT)
         collector = RolloutCollector(self.engine, self.pool, self.prompts, str, params, GROUP, self.config.seed)
+        self.runtime = runtime or FakeRuntime()
         self.source = GRPOSource(
             self.config,
-            runtime or FakeRuntime(),
+            self.runtime,
             lambda: iter(()),
             self.engine,
             collector,
@@ -366,6 +367,39 @@ def test_what_fails_while_the_policy_trains_is_raised() -> None:
     bench.packs(1)
     with pytest.raises(UserError, match="the engine is gone"):
         bench.packs(2)
+
+
+def test_what_failed_while_the_policy_trained_does_not_keep_a_step_from_being_saved() -> None:
+    """It is raised by the step that needs it."""
+    bench, other = async_bench(), async_bench()
+
+    def fails(requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
+        raise UserError("the engine is gone")
+        yield
+
+    bench.packs(0)
+    bench.source.sync()
+    bench.engine.generate = fails
+    bench.packs(1)
+    state = bench.source.state_dict(2)
+    assert state["ahead"] is None
+    with pytest.raises(UserError, match="the engine is gone"):
+        bench.packs(2)
+    other.source.load_state_dict(state)
+    assert rows(other.packs(2)) == rows(Bench(rising).at(2))
+
+
+def test_what_one_rank_has_given_up_is_drawn_again_by_all() -> None:
+    """Else some would load weights, all together, and others not."""
+    bench = async_bench()
+    bench.packs(0)
+    bench.source.sync()
+    assert (bench.engine.loaded, len(bench.engine.seeds)) == (3, 16)
+    bench.runtime.max = lambda value: max(value, 1.0)
+    assert rows(bench.packs(1)) == rows(Bench(rising).at(1))
+    bench.source.close()
+    assert bench.engine.loaded == 5  # for step 1 once more, and for step 2
+    assert bench.engine.seeds[8:16] == bench.engine.seeds[16:24]
 
 
 def test_an_engine_without_log_probabilities() -> None:

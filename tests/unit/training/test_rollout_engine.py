@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training_runs import assert_same_weights, train
 
-from open_r1.errors import UserError
+from open_r1.errors import StopRequested, UserError
+from open_r1.generation.server_client import ServerClient
+from open_r1.generation.server_process import ServerProcess
 
 
 @pytest.fixture
@@ -56,6 +62,40 @@ def test_a_server_that_the_run_starts_draws_what_the_process_itself_would(
         [line["mismatch"] for line in here.metrics], abs=1e-4
     )
     assert "serving" in (there.folder / "server.log").read_text()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("async_steps", [0, 1])
+def test_told_to_stop_while_a_server_draws(
+    settings: dict[str, Any], tmp_path: Path, async_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run saves and ends, and the server is gone with it; what goes on draws what was left."""
+    settings |= {"async_steps": async_steps, "max_completion_length": 400, "per_device_train_batch_size": 32}
+    here = train("grpo", tmp_path / "here", **settings)
+    served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_devices": "0", "vllm_server_port": free_port()}
+    settings |= served | {"vllm_group_port": free_port()}
+    servers, asked = [], []
+    start, lines = ServerProcess.__init__, ServerClient.lines
+
+    def note(process: ServerProcess, *arguments: Any, **how: Any) -> None:
+        start(process, *arguments, **how)
+        servers.append(process.pid)
+
+    def stop_meanwhile(client: ServerClient, *arguments: Any) -> Iterator[dict[str, Any]]:
+        asked.append(arguments)
+        if len(asked) == 2:
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return lines(client, *arguments)
+
+    monkeypatch.setattr(ServerProcess, "__init__", note)
+    monkeypatch.setattr(ServerClient, "lines", stop_meanwhile)
+    with pytest.raises(StopRequested, match=r"stopped by SIGTERM after step [0-2] of 3; saved to .*checkpoint-[0-2]"):
+        train("grpo", tmp_path / "there", **settings)
+    assert len(servers) == 1
+    assert not Path(f"/proc/{servers[0]}").exists()
+    there = train("grpo", tmp_path / "there", **settings, resume_from_checkpoint=True)
+    assert not Path(f"/proc/{servers[1]}").exists()
+    assert rewards(there) == pytest.approx(rewards(here))
 
 
 def test_a_run_a_step_behind_goes_on_where_it_was(settings: dict[str, Any], tmp_path: Path) -> None:
