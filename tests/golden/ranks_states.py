@@ -171,4 +171,4 @@ if __name__ == "__main__":
         for words in chains:
             variant, _, kinds = words.partition(":")
             chain(checkpoint, variant, kinds.split(","))
-            print("equal:", words, flush=True)
+            print(f"equal: {words}\n", end="", flush=True)  # in one piece: two ranks write into one file

@@ -85,4 +85,4 @@ if __name__ == "__main__":
         for words in cases:
             variant, _, kind = words.partition(":")
             check(checkpoint, variant, kind)
-            print("equal:", words, flush=True)
+            print(f"equal: {words}\n", end="", flush=True)  # in one piece: two ranks write into one file
