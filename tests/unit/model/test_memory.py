@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from published_shapes import QWEN_1_5B, QWEN_7B
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
 from open_r1.config import GRPOConfig, SFTConfig
@@ -26,26 +27,6 @@ from open_r1.model.memory import (
 from open_r1.model.pack_model import PackModel
 
 GB = 1e9
-QWEN_1_5B = Qwen2Config(
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    vocab_size=151_936,
-    tie_word_embeddings=True,
-    dtype=torch.bfloat16,
-)
-QWEN_7B = Qwen2Config(
-    hidden_size=3584,
-    intermediate_size=18_944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    vocab_size=152_064,
-    tie_word_embeddings=False,
-    dtype=torch.bfloat16,
-)
 
 
 def test_shapes_are_the_published_ones() -> None:

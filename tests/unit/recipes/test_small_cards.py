@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from published_shapes import QWEN_0_5B, QWEN_1_5B, QWEN_7B
 from transformers import Qwen2Config
 
 from open_r1.config import GRPOConfig, parse, solve_batch
@@ -29,42 +30,11 @@ from open_r1.training.warm_up import choose_packs
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 CONTEXT = 0.6e9
 """Bytes that CUDA takes for itself."""
-SHARED = {"max_position_embeddings": 32_768, "dtype": torch.bfloat16}
-# From the models' published config.json.
-SMALL = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=896,
-    intermediate_size=4864,
-    num_hidden_layers=24,
-    num_attention_heads=14,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-    **SHARED,
-)
-MIDDLE = Qwen2Config(
-    vocab_size=151_936,
-    hidden_size=1536,
-    intermediate_size=8960,
-    num_hidden_layers=28,
-    num_attention_heads=12,
-    num_key_value_heads=2,
-    tie_word_embeddings=True,
-    **SHARED,
-)
-LARGE = Qwen2Config(
-    vocab_size=152_064,
-    hidden_size=3584,
-    intermediate_size=18_944,
-    num_hidden_layers=28,
-    num_attention_heads=28,
-    num_key_value_heads=4,
-    **SHARED,
-)
 # Recipe, model, bytes of the card, whether vLLM sleeps, the least that packs hold, the most that is recomputed.
 CASES = {
-    "0.5b": ("Qwen2.5-0.5B/grpo/config_24gb.yaml", SMALL, 24e9, False, 4096, ("none",)),
-    "1.5b": ("Qwen2.5-1.5B/grpo/config_24gb.yaml", MIDDLE, 24e9, True, 4096, ("none", "selective")),
-    "7b": ("Qwen2.5-7B/grpo/config_lora_48gb.yaml", LARGE, 48e9, True, 4096, ("none",)),
+    "0.5b": ("Qwen2.5-0.5B/grpo/config_24gb.yaml", QWEN_0_5B, 24e9, False, 4096, ("none",)),
+    "1.5b": ("Qwen2.5-1.5B/grpo/config_24gb.yaml", QWEN_1_5B, 24e9, True, 4096, ("none", "selective")),
+    "7b": ("Qwen2.5-7B/grpo/config_lora_48gb.yaml", QWEN_7B, 48e9, True, 4096, ("none",)),
 }
 
 
@@ -122,7 +92,7 @@ def test_the_plan_fits(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert share.sleeps is sleeps
     assert training + (ASLEEP if sleeps else share.engine) <= USABLE * memory
     # Of all that is decoded at once, a quarter at their longest, else vLLM takes it in many turns.
-    a_token = 2 * 2 * model.num_hidden_layers * model.num_key_value_heads * 64 * (1 if model is SMALL else 2)
+    a_token = 2 * 2 * model.num_hidden_layers * model.num_key_value_heads * 64 * (1 if model is QWEN_0_5B else 2)
     assert share.cache >= a_token * longest_sequence(config) * config.vllm_max_num_seqs / 4
 
 
