@@ -2,7 +2,7 @@
 needs the memory.
 
 With several processes each has an engine of its own, over its own GPU. Only what vLLM 0.26 and 0.28 have in common is
-used, but for `sampled_logprobs`, which is done without where the model runner is another one.
+used, but for `sampled_logprobs` and `decode_scheduler`, which are done without where vLLM is another one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ IN_PROCESS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_HOST_IP": "127.0.0.1",  # where its one-rank rendezvous is; a rented machine may not resolve its own name
 }
+
+SCHEDULED = ("0.26.", "0.28.")
+"""Versions of vLLM whose scheduler `decode_scheduler` was held against, step by step."""
 
 
 @dataclass(frozen=True)
@@ -232,12 +236,24 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "skip_tokenizer_init": True,  # prompts go in and completions come out as token ids
         "generation_config": "vllm",  # sampling is what a request says, not the model's own default
         "logprobs_mode": "processed_logprobs",
+        "scheduler_cls": _scheduler(),
         "seed": options.seed,
         "revision": options.revision,
         # Engines of several training processes lie side by side in the process group that these have already.
         "distributed_executor_backend": "external_launcher" if options.processes > 1 else None,
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _scheduler() -> type | None:
+    """Ours where this vLLM is known; ``OPEN_R1_DECODE_SCHEDULER=0`` leaves vLLM its own."""
+    try:
+        if os.environ.get("OPEN_R1_DECODE_SCHEDULER") == "0" or not version("vllm").startswith(SCHEDULED):
+            return None
+        from open_r1.generation.decode_scheduler import DecodeScheduler
+    except ImportError:
+        return None
+    return DecodeScheduler
 
 
 def free_share() -> float:
