@@ -55,7 +55,8 @@ from open_r1.files import write_json
 CASES = ["model:64x8:512:32", "1.5b:16x8:4096:4"]
 SIDES = ["ours", "ours+async", "trl-tuned"]
 TINY_MODEL, TINY_DATA = ROOT / "recipes" / "demo" / "base", ROOT / "tests" / "data" / "gsm8k_train_64.jsonl"
-LAST_LINES = 25
+LAST_LINES = 40
+CPP_FRAME = "frame #"
 NOT_TOLD = ("phases", "said", "losses", "rewards", "grad_norms", "mismatch")
 OUR_CHANGES: dict[str, dict[str, Any]] = {
     "async": {"async_steps": 1},
@@ -266,7 +267,8 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     result = json.loads(written.read_text()) if written.exists() else {"error": error}
     if "error" in result:
         lines = (folder / "log").read_text(errors="replace").replace("\r", "\n").splitlines()
-        result["said"] = [line.rstrip()[:300] for line in lines if line.strip()][-LAST_LINES:]
+        told = [line.rstrip()[:300] for line in lines if line.strip() and not line.startswith(CPP_FRAME)]
+        result["said"] = told[-LAST_LINES:]
     return result
 
 
@@ -274,13 +276,14 @@ def environment(job: Job) -> dict[str, str]:
     """The variables of a side's process; flash-attn-4 hides what stands for FlashAttention-2."""
     path = [str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     if job.settings.get("attention") == "flash_attention_2":
-        path = [entry for entry in path if not Path(entry, "flash_attn").exists()]
+        hidden = [Path(entry) for entry in path if Path(entry, "flash_attn").exists()]
+        path = [entry for entry in path if not any(Path(entry).is_relative_to(folder) for folder in hidden)]
         flash_attention_2.install(Path(job.folder) / "site")
         path.insert(0, f"{job.folder}/site")
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     quiet |= {"NO_COLOR": "1", "COLUMNS": "300", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONUNBUFFERED": "1"}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
-    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | hidden
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
+    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | no_gpu
 
 
 if __name__ == "__main__":

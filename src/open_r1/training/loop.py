@@ -90,7 +90,8 @@ class Trainer:
             config.max_nonfinite_steps, Path(config.output_dir), runtime, scaled=is_scaled(runtime)
         )
         self.take_step = TrainingStep(config, runtime, module, optimizer, objective, forward or {}, self.meter)
-        self.steps_ahead = 1 if runtime.device.type == "cuda" else 0
+        # Where the next batch needs this step's weights there is nothing to hand to the GPU meanwhile.
+        self.steps_ahead = int(source.ahead and runtime.device.type == "cuda")
         self._readings: deque[StepReading] = deque()
         self._losses: list[float] = []
         self._latest: dict[str, float] = {}
