@@ -14,6 +14,7 @@ ALARMS = (
     "reward_drop",
     "no_signal",
     "truncation",
+    "shortening",
     "entropy",
     "kl",
     "mismatch",

@@ -20,6 +20,7 @@ FALLEN, FALLEN_AT_LEAST = 0.5, 0.1  # of the best mean over a window; reward
 NO_SIGNAL = 0.05  # share of groups whose rewards differ
 SAME_REWARD = 0.02  # relative spread of the means of several steps of one prompt mix each
 TRUNCATED, TRUNCATED_MORE, TRUNCATED_NEARLY_ALL = 0.25, 0.15, 0.9  # shares; a rise by 0.15 is outside of chance
+SHORTENED, SHORTENED_CUT = 1 / 3, 0.5  # of the longest mean at the start; share of answers that were cut off then
 ENTROPY_SHARE, ENTROPY_LOW = 0.1, 0.1  # of the start; nats a token
 KL_STEPS = 3  # an explosion grows with every step: a long window would see it late
 KL_LIMITS = {"kl_reference": 1.0, "kl_behaviour": 0.2}  # nats a token; healthy runs stay ten times below
@@ -131,6 +132,21 @@ def truncation(history: History) -> Finding | None:
     )
 
 
+def shortening(history: History) -> Finding | None:
+    """Answers have lost most of their length, and not because they had no end at the start."""
+    start, values = history.first("completion_length"), history.last("completion_length")
+    cut = history.first("truncated")
+    if not start or fmean(values) >= SHORTENED * max(start) or (cut and max(cut) > SHORTENED_CUT):
+        return None
+    return Finding(
+        "completion_length",
+        f"the answers of the last {history.window} steps had {fmean(values):.0f} tokens, at the start they had "
+        f"{max(start):.0f}. The model leaves its reasoning out, because something else than a right answer pays "
+        "more easily. Read them (--log_completions true), pay less for form (reward_weights), set scale_rewards batch "
+        "or none so that form alone is not scaled up, and start again: what is lost comes back slowly.",
+    )
+
+
 def entropy(history: History) -> Finding | None:
     """The policy has become nearly deterministic."""
     start, values = history.first("entropy"), history.last("entropy")
@@ -218,8 +234,8 @@ def repetition(history: History) -> Finding | None:
 LOOKOUTS: dict[str, Alarm] = {
     look.__name__: look
     for look in (
-        *(reward_zero, reward_one, reward_drop, no_signal, truncation, entropy, kl),
-        *(mismatch, reward_timeouts, empty, repetition),
+        *(reward_zero, reward_one, reward_drop, no_signal, truncation, shortening),
+        *(entropy, kl, mismatch, reward_timeouts, empty, repetition),
     )
 }
 """The alarms by the names that ``stop_on`` and the metrics ``alarm/NAME`` know them under."""

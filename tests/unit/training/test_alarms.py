@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from open_r1.training.alarms import LOOKOUTS, Finding
 from open_r1.training.history import History
 
 WINDOW = 10
+DATA = Path(__file__).resolve().parents[2] / "data"
 
 
 def healthy(step: int, of: int = 60) -> dict[str, float]:
@@ -95,6 +98,11 @@ TROUBLES: dict[str, tuple[str, dict[str, Callable[[int], float]], str]] = {
         {"truncated": lambda _: 0.97},
         "97 % of the answers .* reached max_comp",
     ),
+    "reasoning is left out": (
+        "shortening",
+        {"completion_length": ramp(230, 40, at=3, over=5)},
+        "had 40 tokens, at the start they had 230",
+    ),
     "collapse": ("entropy", {"entropy": ramp(0.4, 0.01)}, r"fell to 0\.0\d* nats a token, from 0\.4 at the start"),
     "explosion": ("kl", {"kl_reference": lambda step: 0.01 * 1.2**step}, r"from the reference model is [\d.]+ nats"),
     "too many steps on one batch": ("kl", {"kl_behaviour": ramp(0.002, 0.9)}, "lower num_iterations"),
@@ -138,6 +146,31 @@ def test_a_run_that_learns_not_to_be_cut_off_is_quiet() -> None:
     for step in range(1, 61):
         past.add(healthy(step) | {"truncated": shares(step)})
         assert heard(past) == {}, step
+
+
+def test_a_model_that_learns_to_end_its_answers_is_quiet() -> None:
+    shares, lengths = ramp(0.85, 0.02, at=0, over=30), ramp(500, 120, at=0, over=30)
+    past = History(WINDOW)
+    for step in range(1, 61):
+        past.add(healthy(step) | {"truncated": shares(step), "completion_length": lengths(step)})
+        assert "shortening" not in heard(past), step
+
+
+def replayed(name: str) -> dict[str, int]:
+    """The alarms of a run that was made, by the step at which they were first heard."""
+    table = json.loads((DATA / name).read_text())
+    past, first = History(WINDOW, group_size=8), {}
+    for values in table["steps"]:
+        metrics = dict(zip(table["metrics"], values, strict=True))
+        past.add(metrics)
+        first |= {alarm: int(metrics["step"]) for alarm in heard(past) if alarm not in first}
+    return first
+
+
+def test_real_runs_are_heard_where_they_went_wrong() -> None:
+    """0.5 billion weights on GSM8K: one that learnt, and one that found out that short answers in form are paid for."""
+    assert replayed("grpo_learning.json") == {}
+    assert replayed("grpo_r1_zero_shortened.json")["shortening"] == 20
 
 
 def test_a_penalty_that_never_strikes_is_quiet() -> None:
