@@ -23,6 +23,10 @@ class RolloutConfig(Settings):
     pack_length: PositiveInt | None = None
     """Tokens of a training pack, more where one sequence needs it; unset is 4,096 on a CPU and what fits on a GPU."""
 
+    share_prompts: bool | None = None
+    """Compute a prompt once for all of its completions in a pack, not once for each; unset does so where the model's
+    layers allow it."""
+
     use_vllm: bool = False
     """Draw completions with vLLM instead of transformers."""
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from open_r1.data.shared_prompts import SharedPrompts
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -28,6 +30,7 @@ class Pack:
         advantage, behaviour_logprob, reference_logprob: float32 [K] or None; reinforcement learning only.
         sequence_index: int64 [K], which of the S sequences a target belongs to.
         padding: how many tokens at the end are padding (`pad_pack`), as a last sequence of their own.
+        shared: where sequences begin alike and that is computed once; None: every token is computed.
     """
 
     input_ids: Tensor
@@ -41,9 +44,15 @@ class Pack:
     behaviour_logprob: Tensor | None = None
     reference_logprob: Tensor | None = None
     padding: int = 0
+    shared: SharedPrompts | None = None
 
     def __len__(self) -> int:
         return self.input_ids.numel()
+
+    @property
+    def computed(self) -> int:
+        """How many of the T tokens are computed."""
+        return len(self) if self.shared is None else len(self.shared.computed_index)
 
     @property
     def trained_lengths(self) -> tuple[int, ...]:
@@ -62,7 +71,9 @@ class Pack:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Pack:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        shared = None if self.shared is None else self.shared.map(change)
+        tensors = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, shared=shared, **tensors)
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,11 @@ class TrainingSequence:
 RL_FIELDS = ("advantage", "behaviour_logprob", "reference_logprob")
 
 
-def make_pack(sequences: Sequence[TrainingSequence]) -> Pack:
+def make_pack(sequences: Sequence[TrainingSequence], shared: Sequence[int] | None = None) -> Pack:
     """Lays sequences end to end.
+
+    Args:
+        shared: `SharedPrompts.lengths`; of the tokens that they count none may be a target.
 
     Raises:
         ValueError: if there is no sequence, one is empty, or only some of them carry an RL field.
@@ -109,12 +123,13 @@ def make_pack(sequences: Sequence[TrainingSequence]) -> Pack:
         target_index=torch.from_numpy(target_index),
         loss_weight=torch.from_numpy(weight[target_index]),
         sequence_index=torch.from_numpy(np.repeat(np.arange(len(lengths)), lengths)[target_index]),
+        shared=None if shared is None else SharedPrompts.of(lengths, shared),
         **rl,
     )
 
 
 def merge_packs(packs: Sequence[Pack]) -> Pack:
-    """Lays packs end to end; a list of one is returned as it is."""
+    """Lays packs end to end, every token computed; a list of one is returned as it is."""
     if len(packs) == 1:
         return packs[0]
     token_starts = np.cumsum([0, *(len(pack) for pack in packs)])
@@ -142,7 +157,7 @@ def merge_packs(packs: Sequence[Pack]) -> Pack:
 
 
 def pad_pack(pack: Pack, tokens: int, sequences: int) -> Pack:
-    """The pack in a constant shape: ``tokens`` tokens, and ``cu_seqlens`` of ``sequences`` + 1 entries.
+    """The pack in a constant shape: ``tokens`` computed tokens, and ``cu_seqlens`` of ``sequences`` + 1 entries.
 
     The missing tokens are one sequence of token 0 at the end, without targets, so that nothing sees them; the missing
     sequences are empty ones, which repeat the last entry of ``cu_seqlens``. Neither waits for the GPU.
@@ -150,15 +165,15 @@ def pad_pack(pack: Pack, tokens: int, sequences: int) -> Pack:
     Raises:
         ValueError: if the pack does not fit, or is padded already.
     """
-    missing = tokens - len(pack)
+    missing = tokens - pack.computed
     lengths = (*pack.lengths, missing) if missing else pack.lengths
     if missing < 0 or len(lengths) > sequences or pack.padding:
         raise ValueError(
-            f"a pack of {len(pack)} tokens ({pack.padding} of padding) in {len(pack.lengths)} sequences "
+            f"a pack of {pack.computed} tokens ({pack.padding} of padding) in {len(pack.lengths)} sequences "
             f"cannot be padded to {tokens} tokens in {sequences}"
         )
-    cu_seqlens, device = pack.cu_seqlens, pack.input_ids.device
-    ends = torch.full((sequences + 1 - len(cu_seqlens),), tokens, dtype=cu_seqlens.dtype, device=device)
+    cu_seqlens, device, total = pack.cu_seqlens, pack.input_ids.device, len(pack) + missing
+    ends = torch.full((sequences + 1 - len(cu_seqlens),), total, dtype=cu_seqlens.dtype, device=device)
     return replace(
         pack,
         input_ids=torch.cat([pack.input_ids, pack.input_ids.new_zeros(missing)]),
@@ -166,6 +181,7 @@ def pad_pack(pack: Pack, tokens: int, sequences: int) -> Pack:
         cu_seqlens=torch.cat([cu_seqlens, ends]),
         lengths=lengths,
         padding=missing,
+        shared=None if pack.shared is None else pack.shared.pad(missing, sequences),
     )
 
 
@@ -186,13 +202,17 @@ def split_pack(pack: Pack) -> tuple[Pack, Pack] | None:
 
     def part(tokens: slice, targets: slice, first_token: int, first_sequence: int, last_sequence: int) -> Pack:
         per_target = {name: getattr(pack, name) for name in ("loss_weight", *RL_FIELDS)}
+        lengths = pack.lengths[first_sequence:last_sequence]
+        # What the first one had in common with one before it is computed with it now, for those after it too.
+        shared = pack.shared and (0, *pack.shared.lengths[first_sequence + 1 : last_sequence])
         return Pack(
             input_ids=pack.input_ids[tokens],
             position_ids=pack.position_ids[tokens],
             cu_seqlens=pack.cu_seqlens[first_sequence : last_sequence + 1] - first_token,
-            lengths=pack.lengths[first_sequence:last_sequence],
+            lengths=lengths,
             target_index=pack.target_index[targets] - first_token,
             sequence_index=pack.sequence_index[targets] - first_sequence,
+            shared=shared and SharedPrompts.of(lengths, shared),
             **{name: None if values is None else values[targets] for name, values in per_target.items()},
         )
 
@@ -213,5 +233,6 @@ def empty_like(pack: Pack) -> Pack:
         cu_seqlens=pack.cu_seqlens[:2].clamp(max=1),
         lengths=(1,),
         padding=0,
+        shared=pack.shared and pack.shared.first_token(),
         **{name: None if value is None else value[:0] for name, value in values.items()},
     )

@@ -23,7 +23,6 @@ from open_r1.model.flash import flash_attention_4, varlen_attention
 from open_r1.model.kernels import (
     Documents,
     cached_softcapped_attention,
-    causal_band,
     choose_kernel,
     documents_attention,
     group_sequences,
@@ -64,12 +63,13 @@ def attention_arguments(
     """
     device = pack.input_ids.device
     if config._attn_implementation == NAME:
-        kernel = choose_kernel(device, dtype)
-        groups = group_sequences(pack.lengths, device) if kernel == "documents" else ()
+        kernel, shared = choose_kernel(device, dtype), pack.shared
+        groups = group_sequences(pack.lengths, device, shared and shared.lengths) if kernel == "documents" else ()
         longest = max(longest if constant_shape else 0, *pack.lengths)
         if constant_shape:  # compiled layers take the number for a constant; for "varlen" it is also work
-            longest = len(pack) if kernel == "fa4" else min(len(pack), 1 << (longest - 1).bit_length())
-        documents = Documents(pack.cu_seqlens, longest, kernel, groups)
+            keys = len(pack) if shared is None else len(shared.key_index)
+            longest = keys if kernel == "fa4" else min(keys, 1 << (longest - 1).bit_length())
+        documents = Documents(pack.cu_seqlens, longest, kernel, groups, shared)
         return {"documents": documents, "attention_mask": torch.empty(1, 1, 0, 0, device=device)}
 
     def mask(window: int | None) -> Tensor:
@@ -86,12 +86,21 @@ def attention_arguments(
 
 
 def document_mask(pack: Pack, window: int | None = None) -> Tensor:
-    """Boolean [1, 1, T, T]: True where query t may see key u: the same sequence, u <= t, and t - u < window."""
+    """Boolean [1, 1, C, C]: True where query t may see key u: the same sequence or what it shares with one before it,
+    u not later than t, and less than ``window`` before it.
+    """
     device = pack.input_ids.device
     lengths = torch.tensor(pack.lengths, device=device)
-    sequence_T = torch.repeat_interleave(torch.arange(len(pack.lengths), device=device), lengths)
-    allowed_TT = sequence_T[:, None] == sequence_T[None, :]
-    return (allowed_TT & causal_band(len(pack), window or len(pack), device))[None, None]
+    shared = torch.tensor(pack.shared.lengths, device=device) if pack.shared else torch.zeros_like(lengths)
+    sequence = torch.repeat_interleave(torch.arange(len(lengths), device=device), lengths)
+    position = pack.position_ids
+    if pack.shared is not None:
+        sequence, position = (tensor[pack.shared.computed_index] for tensor in (sequence, position))
+    group = (shared == 0).cumsum(0)[sequence]
+    same = sequence[:, None] == sequence[None, :]
+    prompt = (group[:, None] == group[None, :]) & (position[None, :] < shared[sequence][:, None])
+    distance = position[:, None] - position[None, :]
+    return ((same | prompt) & (distance >= 0) & (distance < (window or len(pack))))[None, None]
 
 
 def attention_forward(
@@ -111,11 +120,11 @@ def attention_forward(
     """The attention of one layer, as `transformers` calls it.
 
     Args:
-        query: [1, H, T, D] for a pack; key and value: [1, H_kv, T, D].
+        query: [1, H, C, D] for a pack; key and value: [1, H_kv, C, D].
         attention_mask: used only without ``documents``.
 
     Returns:
-        [1, T, H, D] and None.
+        [1, C, H, D] and None.
 
     Raises:
         UserError: for attention that these kernels cannot express (sinks, position bias).
@@ -135,14 +144,33 @@ def attention_forward(
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         query, key, value = (tensor.to(torch.get_autocast_dtype(query.device.type)) for tensor in (query, key, value))
     if softcap is not None or dropout > 0.0 or documents.kernel == "documents":
-        groups = documents.groups or group_sequences(tuple(documents.cu_seqlens.diff().tolist()), query.device)
+        groups = documents.groups or _groups(documents, query.device)
         output = documents_attention(query[0], key[0], value[0], groups, scale, dropout, sliding_window, softcap)
         return output[None], None
 
     query_THD, key_THD, value_THD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     run = flash_attention_4 if documents.kernel == "fa4" else varlen_attention
-    cu_seqlens, longest = documents.cu_seqlens, documents.max_length
-    return run(query_THD, key_THD, value_THD, cu_seqlens, longest, scale, sliding_window or None)[None], None
+    cu_seqlens, cu_queries, longest = documents.cu_seqlens, None, documents.max_length
+    if documents.shared is not None:
+        cu_queries = documents.shared.cu_computed
+        key_THD, value_THD = (_repeated(tensor, documents.shared.key_index) for tensor in (key_THD, value_THD))
+    output = run(query_THD, key_THD, value_THD, cu_seqlens, longest, scale, sliding_window or None, cu_queries)
+    return output[None], None
+
+
+def _groups(documents: Documents, device: torch.device) -> tuple[tuple[Tensor, Tensor | None], ...]:
+    lengths, shared = documents.cu_seqlens.diff(), None
+    if documents.shared is not None:
+        shared = tuple((lengths - documents.shared.cu_computed.diff()).tolist())
+    return group_sequences(tuple(lengths.tolist()), device, shared)
+
+
+def _repeated(computed_CHD: Tensor, key_index: Tensor) -> Tensor:
+    """Keys or values of every sequence with its prompt, [T, H, D], and zeros where ``key_index`` says: none.
+
+    Kernels leave the gradient of those undefined; it goes to the row that is appended here, and no further.
+    """
+    return torch.cat([computed_CHD, torch.zeros_like(computed_CHD[:1])]).index_select(0, key_index)
 
 
 AttentionInterface.register(NAME, attention_forward)

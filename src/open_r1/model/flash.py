@@ -53,7 +53,14 @@ def varlen_parameters() -> frozenset[str]:
 
 
 def flash_attention_4(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    scale: float,
+    window: int | None,
+    cu_queries: Tensor | None = None,
 ) -> Tensor:
     """Causal attention within sequences by flash-attn-4 (Hopper and newer).
 
@@ -62,23 +69,33 @@ def flash_attention_4(
         cu_seqlens: int32 [S + 1].
         max_length: tokens of the longest sequence, or more.
         window: how many tokens each one sees, itself included; None: all before it.
+        cu_queries: int32 [S + 1], where there are queries for the last tokens of each sequence only; ``cu_seqlens`` is
+            then of keys and values.
     """
     left = NO_WINDOW if window is None else window - 1
-    return _fa4(query, key, value, cu_seqlens, max_length, scale, left)[0]
+    cu_queries = cu_seqlens if cu_queries is None else cu_queries
+    return _fa4(query, key, value, cu_queries, cu_seqlens, max_length, scale, left)[0]
 
 
 @torch.library.custom_op("open_r1::flash_attention_4", mutates_args=(), device_types="cuda")
 def _fa4(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, left: int
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_queries: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    scale: float,
+    left: int,
 ) -> tuple[Tensor, Tensor]:
     output, normaliser = _interface()._flash_attn_fwd(
-        query, key, value, softmax_scale=scale, return_lse=True, **_varlen(cu_seqlens, max_length, left)
+        query, key, value, softmax_scale=scale, return_lse=True, **_varlen(cu_queries, cu_seqlens, max_length, left)
     )[:2]
     return output, normaliser
 
 
 @_fa4.register_fake
-def _(query, key, value, cu_seqlens, max_length, scale, left):
+def _(query, key, value, cu_queries, cu_seqlens, max_length, scale, left):
     tokens, heads, _ = query.shape
     return query.new_empty(tokens, heads, value.shape[-1]), query.new_empty(heads, tokens, dtype=torch.float32)
 
@@ -91,6 +108,7 @@ def _fa4_backward(
     value: Tensor,
     output: Tensor,
     normaliser: Tensor,
+    cu_queries: Tensor,
     cu_seqlens: Tensor,
     max_length: int,
     scale: float,
@@ -107,19 +125,19 @@ def _fa4_backward(
         dq=torch.empty(query.shape, dtype=query.dtype, device=query.device),
         dk=torch.empty(key.shape, dtype=key.dtype, device=key.device),
         dv=torch.empty(value.shape, dtype=value.dtype, device=value.device),
-        **_varlen(cu_seqlens, max_length, left),
+        **_varlen(cu_queries, cu_seqlens, max_length, left),
     )
     return grads[0], grads[1], grads[2]
 
 
 @_fa4_backward.register_fake
-def _(grad, query, key, value, output, normaliser, cu_seqlens, max_length, scale, left):
+def _(grad, query, key, value, output, normaliser, cu_queries, cu_seqlens, max_length, scale, left):
     return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
-def _varlen(cu_seqlens: Tensor, max_length: int, left: int) -> dict[str, Any]:
+def _varlen(cu_queries: Tensor, cu_seqlens: Tensor, max_length: int, left: int) -> dict[str, Any]:
     return {
-        "cu_seqlens_q": cu_seqlens,
+        "cu_seqlens_q": cu_queries,
         "cu_seqlens_k": cu_seqlens,
         "max_seqlen_q": max_length,
         "max_seqlen_k": max_length,
@@ -130,19 +148,26 @@ def _varlen(cu_seqlens: Tensor, max_length: int, left: int) -> dict[str, Any]:
 
 
 def _keep(ctx, inputs, output):
-    query, key, value, cu_seqlens, *ctx.settings = inputs
-    ctx.save_for_backward(query, key, value, *output, cu_seqlens)
+    query, key, value, cu_queries, cu_seqlens, *ctx.settings = inputs
+    ctx.save_for_backward(query, key, value, *output, cu_queries, cu_seqlens)
 
 
 def _differentiate(ctx, grad, _grad_normaliser):
-    return *_fa4_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None
+    return *_fa4_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None, None, None
 
 
 _fa4.register_autograd(_differentiate, setup_context=_keep)
 
 
 def varlen_attention(
-    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, max_length: int, scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seqlens: Tensor,
+    max_length: int,
+    scale: float,
+    window: int | None,
+    cu_queries: Tensor | None = None,
 ) -> Tensor:
     """The same by torch's own FlashAttention-2 kernels; arguments as of `flash_attention_4`."""
     from torch.nn.attention.varlen import varlen_attn
@@ -162,4 +187,5 @@ def varlen_attention(
         options["enable_gqa"] = True
     elif groups > 1:
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    return varlen_attn(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, **options)
+    cu_queries = cu_seqlens if cu_queries is None else cu_queries
+    return varlen_attn(query, key, value, cu_queries, cu_seqlens, max_length, max_length, **options)

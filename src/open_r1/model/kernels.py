@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_r1.data.shared_prompts import SharedPrompts
 from open_r1.model.flash import has_flash_attention_4, varlen_parameters
 
 # Sequences are computed together when padding them to the longest wastes at most this share.
@@ -30,20 +31,28 @@ class Documents:
         kernel: what computes them, by `choose_kernel`.
         groups: for the ``documents`` kernel; each group is an int64 [N, L] of token indices, N sequences of L tokens
             padded at the right by repeating the last index, and the boolean [N, L] of what is not padding (None: all).
+            Of a shared prompt each of its sequences has the indices, and the first alone counts as valid.
+        shared: where prompts are computed once; token indices are then those of the computed ones.
     """
 
     cu_seqlens: Tensor
     max_length: int
     kernel: str
     groups: tuple[tuple[Tensor, Tensor | None], ...] = ()
+    shared: SharedPrompts | None = None
 
 
-def group_sequences(lengths: tuple[int, ...], device: torch.device) -> tuple[tuple[Tensor, Tensor | None], ...]:
-    """Groups the sequences of a pack by similar length; see `Documents.groups`."""
-    starts = [0]
-    for length in lengths:
-        starts.append(starts[-1] + length)
-    order = sorted(range(len(lengths)), key=lambda s: -lengths[s])
+def group_sequences(
+    lengths: tuple[int, ...], device: torch.device, shared: tuple[int, ...] | None = None
+) -> tuple[tuple[Tensor, Tensor | None], ...]:
+    """Groups the sequences of a pack by similar length; see `Documents.groups`, and `SharedPrompts.lengths`."""
+    shared = shared or (0,) * len(lengths)
+    starts, prompts, end = [], [], 0  # where the rest of a sequence stands once its prompt is left out; and its prompt
+    for length, prompt in zip(lengths, shared, strict=True):
+        starts.append(end - prompt)
+        prompts.append(prompts[-1] if prompt else end)
+        end += length - prompt
+    order = sorted((s for s in range(len(lengths)) if lengths[s]), key=lambda s: -lengths[s])  # padding may be empty
     groups = []
     first = 0
     while first < len(order):
@@ -55,10 +64,12 @@ def group_sequences(lengths: tuple[int, ...], device: torch.device) -> tuple[tup
             total, last = with_next, last + 1
         members = order[first:last]
         offset = torch.arange(longest)
-        length_n = torch.tensor([lengths[s] for s in members])[:, None]
-        index = torch.tensor([starts[s] for s in members])[:, None] + torch.minimum(offset, length_n - 1)
-        valid = None if total == longest * len(members) else (offset < length_n).to(device)
-        groups.append((index.to(device), valid))
+        length_n, shared_n, start_n, prompt_n = (
+            torch.tensor([numbers[s] for s in members])[:, None] for numbers in (lengths, shared, starts, prompts)
+        )
+        index = torch.where(offset < shared_n, prompt_n, start_n) + torch.minimum(offset, length_n - 1)
+        own = (offset >= shared_n) & (offset < length_n)
+        groups.append((index.to(device), None if own.all() else own.to(device)))
         first = last
     return tuple(groups)
 

@@ -64,9 +64,10 @@ class PackModel(nn.Module):
         With ``nll`` instead the float32 scalar Σ loss_weight · −logprob over the targets, and with a pointwise
         ``objective`` its loss and metrics, both at a lower cost: the gradient is made on the way.
         """
-        hidden_TD = self._hidden(pack) if self.separable else self._hidden_by_rows(pack)
-        # Target t is predicted from the hidden state at t - 1.
-        hidden_KD = hidden_TD.index_select(0, pack.target_index - 1)
+        before_K = pack.target_index - 1  # target t is predicted from the hidden state at t - 1
+        if self.separable and pack.shared is not None:
+            before_K = pack.shared.key_index.index_select(0, before_K)
+        hidden_KD = (self._hidden(pack) if self.separable else self._hidden_by_rows(pack)).index_select(0, before_K)
         if objective is not None:
             options = {"objective": objective, "policy_targets": PolicyTargets.of(pack)}
         else:
@@ -90,17 +91,20 @@ class PackModel(nn.Module):
             self.layers.compile()
 
     def _hidden(self, pack: Pack) -> Tensor:
-        """Hidden states [T, D] of the whole pack as one row; of compiled layers, those of padding too."""
+        """Hidden states [C, D] of what is computed, as one row; of compiled layers, those of padding too."""
         causal_lm = self.causal_lm
         device = pack.input_ids.device
         autocast = torch.is_autocast_enabled(device.type)
         dtype = torch.get_autocast_dtype(device.type) if autocast else next(causal_lm.parameters()).dtype
         if self.layers.compiled:
             sequences = max(self.sequences, padded_sequences(len(pack.lengths) + 1))
-            pack = pad_pack(pack, padded_tokens(len(pack), self.full), sequences)
+            pack = pad_pack(pack, padded_tokens(pack.computed, self.full), sequences)
+        ids, positions = pack.input_ids, pack.position_ids
+        if pack.shared is not None:
+            ids, positions = (tensor.index_select(0, pack.shared.computed_index) for tensor in (ids, positions))
         output = causal_lm.base_model(
-            input_ids=pack.input_ids[None],
-            position_ids=pack.position_ids[None],
+            input_ids=ids[None],
+            position_ids=positions[None],
             use_cache=False,
             **attention_arguments(
                 causal_lm.config, pack, dtype, constant_shape=self.layers.compiled, longest=self.longest

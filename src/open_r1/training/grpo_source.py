@@ -103,6 +103,7 @@ class GRPOSource:
         reward_names: in the order of the reward functions.
         reference: log-probabilities [K] of a pack's targets under the frozen reference; None where beta is 0.
         pack_tokens: of a pack, more where one sequence needs it; None takes ``pack_length``.
+        share_prompts: compute a prompt once for all of its completions in a pack.
     """
 
     ahead = False  # rollouts need the weights of the step before
@@ -120,11 +121,12 @@ class GRPOSource:
         reward_names: list[str],
         reference: Callable[[Pack], Tensor] | None = None,
         pack_tokens: int | None = None,
+        share_prompts: bool = False,
     ) -> None:
         if groups_a_step % runtime.world_size:
             raise UserError(f"{groups_a_step} prompts a step cannot be shared evenly by {runtime.world_size} processes")
         self._config, self._runtime, self._weights, self._engine = config, runtime, weights, engine
-        self._prompts, self._reference = prompts, reference
+        self._prompts, self._reference, self._share = prompts, reference, share_prompts
         self._pack_tokens = pack_tokens or config.pack_length or SMALLEST_PACK
         groups = groups_a_step // runtime.world_size
         self._draws = GroupDraws(
@@ -241,9 +243,17 @@ class GRPOSource:
     def _packs(self, drawn: Drawn) -> list[Pack]:
         groups = drawn.kept
         rewards = self._draws.compared(groups).tolist() if groups else []
-        packs = pack_groups(self._config, self._runtime, self._prompts, groups, rewards, self._pack_tokens)
+        packs = pack_groups(
+            self._config,
+            self._runtime,
+            self._prompts,
+            groups,
+            rewards,
+            self._pack_tokens,
+            share_prompts=self._share,
+        )
         known = all(len(completion.logprobs) for group in drawn.seen for completion in group.completions)
-        packs = level_packs(self._runtime, packs, logprobs=known)
+        packs = level_packs(self._runtime, packs, logprobs=known, share_prompts=self._share)
         if self._reference is None:
             return packs
         # Levelled before: where weights are gathered for it, every rank asks the reference as often.

@@ -7,6 +7,7 @@ thousands of tokens only a little; so before activations are computed again for 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -119,17 +120,67 @@ def even_packs(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     Args:
         lengths: int [N], tokens of each item, each at most ``budget``.
     """
-    packs = best_fit(lengths, budget)
+    return _evenly(partial(best_fit, lengths), lambda pack: int(lengths[pack].sum()), int(lengths.max()), budget)
+
+
+def even_shared_packs(lengths: np.ndarray, prompts: np.ndarray, groups: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Packs of about the same size in which a prompt counts once, each as the int64 indices of its sequences.
+
+    Groups come one after another; one that meets the end of a pack goes on in the next, with its prompt once more. That
+    costs less than the room that whole groups would leave.
+
+    Args:
+        lengths: int [N], tokens of each sequence with its prompt, each at most ``budget``.
+        prompts: int [N], how many of them are its prompt.
+        groups: int [N], the group of each; sequences of a group are next to each other.
+    """
+
+    def size_of(pack: np.ndarray) -> int:
+        return int((lengths[pack] - prompts[pack] * begins_alike(groups[pack])).sum())
+
+    return _evenly(partial(_in_turn, lengths, prompts, groups), size_of, int(lengths.max()), budget)
+
+
+def begins_alike(groups: np.ndarray) -> np.ndarray:
+    """Boolean [N]: whether the one before is of the same group; ``groups`` are not negative."""
+    return np.diff(groups, prepend=-1) == 0
+
+
+def _evenly(
+    packs_of: Callable[[int], list[np.ndarray]], size_of: Callable[[np.ndarray], int], longest: int, budget: int
+) -> list[np.ndarray]:
+    """What ``packs_of`` makes of the least budget with which there are no more packs than of the whole ``budget``."""
+    packs = packs_of(budget)
     if len(packs) < 2:
         return packs
-    mean = int(lengths.sum()) / len(packs)
+    mean = sum(map(size_of, packs)) / len(packs)
     for slack in SLACK:
-        even = max(int(np.ceil(mean + slack * budget)), int(lengths.max()))
+        even = max(int(np.ceil(mean + slack * budget)), longest)
         if even >= budget:
             break
-        if len(tried := best_fit(lengths, even)) == len(packs):
+        if len(tried := packs_of(even)) == len(packs):
             return tried
     return packs
+
+
+def _in_turn(lengths: np.ndarray, prompts: np.ndarray, groups: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Groups in their order; of each the sequences that still fit, the longest first, the rest in the next pack."""
+    packs: list[list[int]] = [[]]
+    room = budget
+    for group in np.unique(groups):
+        left = sorted(np.flatnonzero(groups == group).tolist(), key=lambda index: -lengths[index])
+        begun = False
+        while left:
+            over = prompts[left[0]] if begun else 0
+            fitting = next((index for index in left if lengths[index] - over <= room), None)
+            if fitting is None:
+                packs.append([])
+                room, begun = budget, False
+                continue
+            packs[-1].append(fitting)
+            left.remove(fitting)
+            room, begun = room - (lengths[fitting] - over), True
+    return [np.array(pack, np.int64) for pack in packs]
 
 
 def _completions(config: GRPOConfig) -> int:

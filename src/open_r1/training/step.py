@@ -163,7 +163,9 @@ class TrainingStep:
         """Sums over ranks: loss, metrics, then `COUNTS` of what was trained, without what only keeps ranks in step."""
         lengths = [length for pack in batch.packs for length in pack.trained_lengths]
         targets = sum(len(pack.target_index) for pack in batch.packs)
-        counts = (len(lengths), sum(lengths), self._meter.flops_of(lengths), targets)
+        repeated = [length for pack in batch.packs if pack.shared for length in pack.shared.lengths]  # not computed
+        flops = self._meter.flops_of(lengths) - self._meter.flops_of(repeated)
+        counts = (len(lengths), sum(lengths), flops, targets)
         device = self._runtime.device
         dtype = torch.float32 if device.type == "mps" else torch.float64
         counted = torch.tensor(counts, dtype=dtype, pin_memory=device.type == "cuda").to(device, non_blocking=True)

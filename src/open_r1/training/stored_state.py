@@ -49,12 +49,13 @@ def read_rest(folder: Path) -> dict[str, Any]:
         UserError: it does.
     """
     from open_r1.data.pack import Pack
+    from open_r1.data.shared_prompts import SharedPrompts
     from open_r1.generation.engine import Completion
     from open_r1.training.group_draws import Drawn
     from open_r1.training.grpo_source import Held
     from open_r1.training.rollouts import Group, RolloutMeter
 
-    known = [Held, Pack, Drawn, Group, RolloutMeter, Completion]
+    known = [Held, Pack, SharedPrompts, Drawn, Group, RolloutMeter, Completion]
     # Rewards and log-probabilities; the name of what makes an array differs from one numpy to another.
     arrays = [
         np.empty(0).__reduce__()[0],

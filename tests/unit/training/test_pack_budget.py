@@ -18,6 +18,7 @@ from open_r1.training.pack_budget import (
     choose_pack,
     engine_bytes,
     even_packs,
+    even_shared_packs,
     frozen_bytes,
     large_packs,
     may_sleep,
@@ -135,3 +136,38 @@ def test_packs_of_one_size(seed: int, longest: int) -> None:
 def test_a_pack_or_none() -> None:
     assert [list(pack) for pack in even_packs(np.array([5, 3]), 10)] == [[0, 1]]
     assert [sorted(pack) for pack in even_packs(np.array([9, 8]), 10)] == [[0], [1]]
+
+
+def computed(members: np.ndarray, lengths: np.ndarray, prompts: np.ndarray, groups: np.ndarray) -> int:
+    again = np.diff(groups[members], prepend=-1) == 0
+    return int((lengths[members] - again * prompts[members]).sum())
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("prompt", "answer", "budget"), [(100, 300, 16_384), (512, 512, 16_384), (2048, 1024, 8192)])
+def test_packs_in_which_a_prompt_counts_once(seed: int, prompt: int, answer: int, budget: int) -> None:
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(40), random.integers(1, 9, 40))
+    prompts = random.integers(prompt // 2, prompt, 40)[groups]
+    lengths = prompts + random.integers(1, answer, len(groups))
+    packs = even_shared_packs(lengths, prompts, groups, budget)
+    assert sorted(np.concatenate(packs)) == list(range(len(groups)))
+    sizes = [computed(pack, lengths, prompts, groups) for pack in packs]
+    assert max(sizes) <= budget
+    whole = computed(np.arange(len(groups)), lengths, prompts, groups)
+    assert sum(sizes) - whole <= (len(packs) - 1) * prompt  # at each end of a pack one prompt goes on at most
+    assert len(packs) <= np.ceil(whole / (budget - prompt - answer))
+    if len(packs) > 4 and budget > 8192:
+        assert min(sizes) > 0.75 * budget  # all of them the full size to compiled layers
+    for pack in packs:
+        assert (np.diff(groups[pack]) >= 0).all()  # sequences of a group are together
+
+
+def test_groups_stay_whole_where_they_fit() -> None:
+    groups, prompts = np.array([0, 0, 0, 1, 1, 1]), np.array([4, 4, 4, 2, 2, 2])
+    lengths = prompts + np.array([1, 3, 2, 5, 1, 2])
+    assert [list(pack) for pack in even_shared_packs(lengths, prompts, groups, 20)] == [[1, 2, 0, 3, 5, 4]]
+    # 4 + 3 + 2 + 1 and 2 + 5 + 2 + 1 tokens.
+    assert [list(pack) for pack in even_shared_packs(lengths, prompts, groups, 11)] == [[1, 2, 0], [3, 5, 4]]
+    # 4 + 3 and 4 + 2 + 1: one prompt in both.
+    assert [list(pack) for pack in even_shared_packs(lengths[:3], prompts[:3], groups[:3], 8)] == [[1], [2, 0]]
