@@ -15,6 +15,7 @@ from types import FrameType
 
 from open_r1 import __version__, config
 from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
+from open_r1.machine.home import apply_settings
 
 USER_ERROR_STATUS = 2
 STOPPED_BY_RULE_STATUS = 3
@@ -53,9 +54,16 @@ COMMANDS = {
     "serve-vllm": Command(
         "open_r1.commands.serve_vllm", config.ServeConfig, "serve completions to grpo, which sends its weights"
     ),
+    "doctor": Command("open_r1.commands.doctor", config.DoctorConfig, "check this machine, and say what mends it"),
     "tasks": Command("open_r1.commands.tasks", config.TasksConfig, "list the tasks that evaluate knows"),
     "compare": Command("open_r1.commands.compare", config.CompareConfig, "pair two evaluations problem by problem"),
     "report": Command("open_r1.commands.report", config.ReportConfig, "write a page of curves, alarms and samples"),
+    "setup": Command("open_r1.commands.setup", config.SetupConfig, "show the caches, or move them to a data disk"),
+    "bench": Command("open_r1.commands.bench", config.BenchConfig, "measure what this machine does in two minutes"),
+    "plan sft": Command("open_r1.commands.plan_sft", config.PlanSFTConfig, "what sft will take, and what would fit"),
+    "plan grpo": Command(
+        "open_r1.commands.plan_grpo", config.PlanGRPOConfig, "the same of grpo, with the engine beside it"
+    ),
     "rewards check": Command(
         "open_r1.commands.rewards_check", config.RewardsCheckConfig, "give gold answers to their own verifiers"
     ),
@@ -78,6 +86,7 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
         SIGTERM; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``. Anything else is a defect and
         keeps its traceback.
     """
+    apply_settings()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in TALKATIVE:

@@ -29,6 +29,7 @@ from open_r1.data.mixture import load_datasets
 from open_r1.data.prompts import PromptSet, read_prompts
 from open_r1.errors import StoppedByRule
 from open_r1.parallel.runtime import Runtime
+from open_r1.planning.first import plan_first
 from open_r1.rewards.check import check_gold
 from open_r1.rewards.code_sandbox import isolation_line
 from open_r1.rewards.pool import RewardPool
@@ -42,6 +43,7 @@ from open_r1.training.loop import Trainer
 from open_r1.training.publishing import Publisher
 from open_r1.training.reference import load_reference
 from open_r1.training.rollout_engine import build_engine, check_engine, sampling_params
+from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.rollouts import RolloutCollector
 from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.warm_up import warm_up
@@ -60,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
+    config = plan_first(config, runtime)
     check_engine(config, runtime)
     config = solve_batch(config, runtime.world_size)
     if runtime.is_main:
@@ -102,6 +105,7 @@ def main(argv: list[str] | None = None) -> None:
             reward_names=[spec.name for spec in specs],
             reference=load_reference(config, runtime, policy) if config.beta else None,
             pack_tokens=runtime.unwrap(policy.module).full,
+            share_prompts=shares_prompts(config, runtime.unwrap(policy.module)),
         )
         evaluate = held_out and HeldOutRewards(
             config,

@@ -26,6 +26,7 @@ from open_r1.data.sft_rows import load_sft_rows
 from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
+from open_r1.planning.first import plan_first
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(SFTConfig, argv, prog="open-r1 sft").config
     runtime = start_run(config)
+    config = plan_first(config, runtime)
     publisher = Publisher(config, runtime)
     tokenizer, chat = load_chat(config)
     data = Background(prepare_tokens, config, chat, runtime)  # while the model is loaded and compiled

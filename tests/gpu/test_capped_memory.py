@@ -75,6 +75,7 @@ def settings(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "bf16": True,
         "save_strategy": "no",
         "torch_compile": False,
+        "plan": "off",  # what happens when memory runs out all the same
     }
 
 
@@ -104,6 +105,21 @@ def test_micro_batches_are_halved(settings: dict[str, Any], tmp_path: Path, cap:
     cap(0.7 * peak)
     run, less = measured(tmp_path / "run", **settings)
     assert said(capsys, "are halved to")
+    assert less <= 0.7 * peak
+    assert_same_run(run, plain)
+
+
+def test_the_plan_makes_them_smaller_before(
+    settings: dict[str, Any], tmp_path: Path, cap: Callable, capsys: Any
+) -> None:
+    settings = settings | {"per_device_train_batch_size": 8, "plan": "auto"}
+    plain, peak = measured(tmp_path / "plain", **settings)
+    assert not said(capsys, "plan: ")
+    cap(0.7 * peak)
+    run, less = measured(tmp_path / "run", **settings)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("plan: micro-batches of 65,536 tokens become ")]
+    assert not [line for line in lines if "out of memory" in line]
     assert less <= 0.7 * peak
     assert_same_run(run, plain)
 

@@ -109,7 +109,8 @@ def run_file(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("as_module", [False, True])
 def test_a_script_run_as_a_file_shadows_no_library(as_module: bool, tmp_path: Path) -> None:
     package = tmp_path / "src" / "open_r1"
-    shutil.copytree(SOURCE / "config", package / "config")
+    for name in ("config", "machine"):
+        shutil.copytree(SOURCE / name, package / name)
     for name in ("__init__.py", "errors.py", "cli.py"):
         shutil.copy(SOURCE / name, package)
     (package / "sft.py").write_text(SCRIPT)

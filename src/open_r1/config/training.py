@@ -114,6 +114,10 @@ class OptimizerConfig(Settings):
     fp8: bool = False
     """Matrix products of the layers in 8-bit floating point (Hopper or newer; needs the quant extra)."""
 
+    plan: Literal["auto", "warn", "off"] = "auto"
+    """Look before anything is prepared whether a step fits the GPU: auto lowers the micro-batch and recomputes more
+    where that is enough, and else stops with what would fit; warn only says so; off does not look."""
+
     torch_compile: bool | None = None
     """Compile the layers; unset compiles on CUDA where the model allows it."""
 

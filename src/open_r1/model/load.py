@@ -31,7 +31,7 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     Raises:
         UserError: if there is none, or it has no fast backend.
     """
-    with _explained(name, "tokenizer"):
+    with explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     if not tokenizer.is_fast:
         raise UserError(f"{name}: its tokenizer has no fast (Rust) version, which this project needs")
@@ -58,7 +58,7 @@ def load_model(
     if dtype not in DTYPES:
         raise UserError(f"torch_dtype {dtype!r} is not known; choose one of {', '.join(DTYPES)}")
     packed = attn_implementation is None or attn_implementation in COVERED_ATTENTION
-    with _explained(name, "model"):
+    with explained(name, "model"):
         model = AutoModelForCausalLM.from_pretrained(
             name,
             revision=revision,
@@ -74,12 +74,12 @@ def load_model(
 
 def stored_dtype(name: str, revision: str | None = None, trust_remote_code: bool = False) -> torch.dtype:
     """The dtype in which a checkpoint says it is stored; float32 where it says nothing."""
-    with _explained(name, "config.json"):
+    with explained(name, "config.json"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     return getattr(config, "dtype", None) or torch.float32
 
 
-class _explained:  # noqa: N801 - reads as a phrase: with _explained(...)
+class explained:  # noqa: N801 - reads as a phrase: with explained(...)
     """Turns the ways in which loading fails into one line."""
 
     def __init__(self, name: str, what: str) -> None:

@@ -1,8 +1,8 @@
 """How much memory training takes, from a model's configuration alone, and how much recomputation fits it.
 
 Nothing here needs weights or a GPU: parameters are counted on a model without memory, activations follow from the shape
-of a decoder layer. In bytes; r is the width of an element of the residual stream, which is that of the weights, and w
-that of the compute dtype.
+of a decoder layer. In bytes; r is the width of an element of the residual stream, which is that of the weights where
+they are whole, and w that of the compute dtype. What was measured beside it is in docs/planning.md.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.model.layers import LEVELS
 from open_r1.model.logits import chunk_targets
 from open_r1.model.lora import weights_dtype
+from open_r1.model.shape import ModelShape, adapter_parameters
 
 # Bytes of optimizer state for a parameter: large tensors, embeddings. A bf16 weight adds 2 where `keeps_low_bits`.
 OPTIMIZER_BYTES = {
@@ -41,6 +41,8 @@ KEPT = {
     (False, "selective"): (2, 2, 2, 0, True),
     (False, "full"): (1, 0, 0, 0, False),
 }
+# Of weights that DeepSpeed's third stage has gathered, how many may be there at once (stage3_max_live_parameters).
+LIVE_PARAMETERS = 1_000_000_000
 # Of the memory that a device has, what the caching allocator can use before fragments get in the way.
 USABLE = 0.95
 
@@ -67,63 +69,6 @@ class MemoryEstimate:
     layer: float
     head: float
     total: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelShape:
-    """What of a causal language model decides its memory; sizes in elements.
-
-    Attributes:
-        intermediate: width of the feed-forward block that a token passes; with experts, of all it is sent to.
-        attention, key_value: heads times head size.
-        parameters: all, without counting tied ones twice.
-        embedding: the input embedding, ``head``: the output embedding unless it is tied.
-        linear: the weights of the layers' linear modules.
-        edges: by the name of a linear module in a layer, the sum of inputs and outputs over all layers.
-    """
-
-    hidden: int
-    intermediate: int
-    heads: int
-    attention: int
-    key_value: int
-    layers: int
-    vocabulary: int
-    parameters: int
-    embedding: int
-    head: int
-    linear: int
-    edges: dict[str, int]
-
-    @classmethod
-    def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> ModelShape:
-        """Reads a `transformers` configuration; the model is built without memory to count its parameters."""
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        text = config.get_text_config()
-        head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-        embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-        edges: dict[str, int] = {}
-        linear = 0
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                key = name.rpartition(".")[2]
-                edges[key] = edges.get(key, 0) + module.in_features + module.out_features
-                linear += module.weight.numel()
-        return cls(
-            hidden=text.hidden_size,
-            intermediate=_feed_forward_width(text),
-            heads=text.num_attention_heads,
-            attention=text.num_attention_heads * head_size,
-            key_value=(getattr(text, "num_key_value_heads", None) or text.num_attention_heads) * head_size,
-            layers=text.num_hidden_layers,
-            vocabulary=len(head.weight),
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
-            embedding=embedding.numel(),
-            head=0 if head.weight is embedding else head.weight.numel(),
-            linear=linear,
-            edges=edges,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,16 +102,27 @@ class Workload:
     optimizer_shards: int = 1
 
     @classmethod
-    def of(cls, settings: SFTConfig | GRPOConfig, config: PreTrainedConfig, **more: Any) -> Workload:
-        """Of a run's settings and its model's configuration; ``more`` are further fields, ``tokens`` among them."""
+    def of(
+        cls,
+        settings: SFTConfig | GRPOConfig,
+        config: PreTrainedConfig,
+        *,
+        shape: ModelShape | None = None,
+        **more: Any,
+    ) -> Workload:
+        """Of a run's settings and its model's configuration.
+
+        Args:
+            shape: of the model, where it is known; else it is read for adapters.
+            more: further fields, ``tokens`` among them.
+        """
         stored = getattr(config, "dtype", None) or torch.float32
         name = weights_dtype(settings)
         weights = stored if name == "auto" else getattr(torch, name)
         adapters = None
         if settings.use_peft:
-            adapters = adapter_parameters(
-                ModelShape.of(config, settings.trust_remote_code), settings.lora_r, settings.lora_target_modules
-            )
+            shape = shape or ModelShape.of(config, settings.trust_remote_code)
+            adapters = adapter_parameters(shape, settings.lora_r, settings.lora_target_modules)
         return cls(
             optimizer=settings.optim,
             weight_dtype=weights,
@@ -180,21 +136,20 @@ class Workload:
 
     @cached_property
     def widths(self) -> tuple[int, int]:
-        """(r, w): bytes of an element of the residual stream, and of what is computed."""
-        return self.weight_dtype.itemsize, self.compute_dtype.itemsize
+        """(r, w): bytes of an element of the residual stream, and of what is computed.
 
-
-def adapter_parameters(shape: ModelShape, rank: int, modules: list[str] | str | None = None) -> int:
-    """Parameters of LoRA adapters of a rank on the named linear modules, by default on all."""
-    names = shape.edges if modules in (None, "all-linear") else [modules] if isinstance(modules, str) else modules
-    return rank * sum(shape.edges.get(name.rpartition(".")[2], 0) for name in names)
+        FSDP and DeepSpeed hand the layers weights in the compute dtype, and so the sum that they add to is in it too.
+        """
+        w = self.compute_dtype.itemsize
+        return (w if self.gradient_shards > 1 else self.weight_dtype.itemsize), w
 
 
 def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> MemoryEstimate:
     """Memory at the peak of a step with ``recompute`` "none", "selective" or "full"."""
     r, w = work.widths
+    held = work.weight_dtype.itemsize
     trained = shape.parameters if work.adapters is None else work.adapters
-    gradients = trained * (r if work.adapters is None else 4) / work.gradient_shards
+    gradients = trained * (held if work.adapters is None else 4) / work.gradient_shards
     buckets = gradients if work.buckets else 0.0
     weights = _weight_bytes(shape, work) / work.weight_shards
     optimizer = _optimizer_bytes(shape, work) / work.optimizer_shards
@@ -202,17 +157,21 @@ def estimate_memory(shape: ModelShape, work: Workload, recompute: str) -> Memory
     kept = _kept_bytes(shape, work, recompute)
     again = _kept_bytes(shape, work, "none") - kept
     activations = work.tokens * kept * shape.layers
-    layer = work.tokens * (again + 3 * w * shape.intermediate + 3 * r * shape.hidden)
+    # The eager pass keeps one tensor of the feed-forward block more, and frees it before the last gradient is made.
+    fresh = 3 if work.compiled else 2
+    layer = work.tokens * (again + fresh * w * shape.intermediate + 3 * r * shape.hidden)
     if work.bits:  # the layer's largest weight, back in the compute dtype
         layer += w * shape.hidden * shape.intermediate
 
     chunk = min(work.tokens, work.chunk or chunk_targets(shape.vocabulary, torch.empty(0, dtype=work.compute_dtype)))
-    # Logits are turned into their gradient in place.
-    head = chunk * shape.vocabulary * w + work.tokens * shape.hidden * (r + 2 * w)
+    # Logits are turned into their gradient in place; the last norm keeps its input in float32 and what comes of it.
+    head = chunk * shape.vocabulary * w + work.tokens * shape.hidden * (r + 3 * w + 4)
     if work.adapters is None:  # the gradient of the head's weight, and what is cast on the way
         head += shape.vocabulary * shape.hidden * (r + (0 if r == w else 2 * w))
-    held = gradients + activations if work.accumulates else max(gradients, activations)
-    total = weights + optimizer + held + buckets + max(layer, head) + work.reserved
+    gathered = _gathered_bytes(shape, work)
+    layer, head = layer + gathered, head + gathered
+    within = gradients + activations if work.accumulates else max(gradients, activations)
+    total = weights + optimizer + within + buckets + max(layer, head) + work.reserved
     return MemoryEstimate(weights, gradients + buckets, optimizer, activations, layer, head, total)
 
 
@@ -242,16 +201,38 @@ def _kept_bytes(shape: ModelShape, work: Workload, level: str) -> int:
     r, w = work.widths
     in_residual, in_compute, in_float32, feed_forward, attention = KEPT[work.compiled, level]
     kept = shape.hidden * (in_residual * r + in_compute * w + in_float32 * 4) + feed_forward * shape.intermediate * w
-    return kept + attention * (2 * w * (shape.attention + shape.key_value) + 4 * shape.heads)
+    # Values are a part of the one product that queries and keys come from too (`joint_projection`; not under adapters):
+    # as long as they are kept it is, beside queries and keys that rotary embeddings have made new.
+    joint = w * (shape.attention + shape.key_value) if work.compiled and work.adapters is None else 0
+    return kept + attention * (2 * w * (shape.attention + shape.key_value) + joint + 4 * shape.heads)
 
 
 def _weight_bytes(shape: ModelShape, work: Workload) -> float:
-    r, w = work.widths
+    r, w = work.weight_dtype.itemsize, work.compute_dtype.itemsize
     if work.adapters is None:
-        copies = w * shape.linear if r != w and not work.compiled else 0  # autocast's, until the forward pass ends
-        return r * shape.parameters + copies
+        if (
+            r != w and work.gradient_shards > 1 and work.weight_shards == 1
+        ):  # DeepSpeed's, beside the shards they are of
+            return w * shape.parameters + r * shape.parameters / work.optimizer_shards
+        copies = w * shape.parameters if work.weight_shards > 1 else w * shape.linear
+        # Autocast's, until the forward pass ends; of shards, what ZeRO-3 gathers from.
+        return r * shape.parameters + (copies if r != w and not work.compiled else 0)
     held = QUANTISED_BYTES[work.bits] if work.bits else r
     return r * (shape.parameters - shape.linear) + held * shape.linear + 4 * work.adapters
+
+
+def _gathered_bytes(shape: ModelShape, work: Workload) -> float:
+    """Whole weights that are there for a time where each process holds a part of them.
+
+    FSDP gathers two layers, and for all of both passes what lies outside of them; ZeRO-3, whose layers are never
+    compiled, what it expects to need next.
+    """
+    if work.weight_shards == 1:
+        return 0.0
+    w = work.compute_dtype.itemsize
+    if not work.compiled:
+        return w * min(shape.parameters, LIVE_PARAMETERS)
+    return w * ((shape.head or shape.embedding) + 2 * shape.linear / shape.layers)
 
 
 def _optimizer_bytes(shape: ModelShape, work: Workload) -> float:
@@ -263,11 +244,3 @@ def _optimizer_bytes(shape: ModelShape, work: Workload) -> float:
     of_rest, of_embedding = OPTIMIZER_BYTES[work.optimizer]
     low_bits = 2 if dtype is torch.bfloat16 and of_rest else 0
     return (of_rest + low_bits) * rest + (of_embedding + low_bits) * embedding
-
-
-def _feed_forward_width(config: PreTrainedConfig) -> int:
-    experts = getattr(config, "num_experts_per_tok", None)
-    width = getattr(config, "moe_intermediate_size", None)
-    if experts and width:
-        return experts * width + (getattr(config, "shared_expert_intermediate_size", None) or 0)
-    return (getattr(config, "intermediate_size", None) or 4 * config.hidden_size) * (experts or 1)

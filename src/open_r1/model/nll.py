@@ -60,6 +60,7 @@ class WeightedNLL(torch.autograd.Function):
                     accumulate_product(grad_weight, grad, hidden[part], first=start == 0)
                 if needs_bias:
                     grad_bias += grad.sum(0)
+                del grad  # before the next chunk's logits are made: two of them would be a gigabyte more
         if needs_weight and not len(targets):
             grad_weight.zero_()
         ctx.grads = (grad_hidden, grad_weight, grad_bias)

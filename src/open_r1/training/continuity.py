@@ -28,7 +28,7 @@ NO_MATTER = _names(
     save_strategy save_steps save_total_limit merge_lora
     push_to_hub hub_model_id hub_model_revision hub_strategy hub_private_repo
     dataset_num_proc token_cache_dir encoder strict max_bad_rows_shown trust_remote_code max_nonfinite_steps
-    gradient_checkpointing_kwargs use_liger_kernel
+    gradient_checkpointing_kwargs use_liger_kernel plan
     gold_check reward_workers parallel_code_exec_per_proc code_provider ioi_provider e2b_router_url morph_router_url
     vllm_gpu_memory_utilization vllm_server_host vllm_server_port
     """
@@ -37,7 +37,8 @@ NO_MATTER = _names(
 
 LAST_BITS = _names(
     """
-    attn_implementation gradient_checkpointing torch_compile cpu_threads pack_length generation_batch_size vllm_mode
+    attn_implementation gradient_checkpointing torch_compile cpu_threads pack_length share_prompts
+    generation_batch_size vllm_mode
     """
 )
 """Settings that change in which order, or by which kernel, the same numbers are computed."""

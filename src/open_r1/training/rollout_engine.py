@@ -17,7 +17,7 @@ from open_r1.generation.server_protocol import sizes_of
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.generation.vllm_process import check_machine
 from open_r1.model.load import load_frozen
-from open_r1.model.memory import device_memory, estimate_memory
+from open_r1.model.memory import MemoryEstimate, ModelShape, Workload, device_memory, estimate_memory
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.setup import Policy
@@ -140,8 +140,26 @@ def colocated_share(
     """
     shape, work = describe_work(config, runtime, pack_model)
     training = estimate_memory(shape, work, pack_model.layers.recompute)
+    share = share_beside(
+        config, shape, work, training, memory=memory, longest=longest, sequences=sequences, width=width
+    )
+    return share, training.total
+
+
+def share_beside(
+    config: GRPOConfig,
+    shape: ModelShape,
+    work: Workload,
+    training: MemoryEstimate,
+    *,
+    memory: float,
+    longest: int,
+    sequences: int,
+    width: int,
+) -> Share:
+    """What the engine gets beside a training step that takes ``training``; the rest as of `colocated_share`."""
     a_token = cache_bytes_per_token(shape.layers, shape.key_value, width)
-    share = share_memory(
+    return share_memory(
         memory=memory,
         training=training.total,
         # Gradients are gone between steps, but for DDP's buckets.
@@ -152,7 +170,6 @@ def colocated_share(
         share=config.vllm_gpu_memory_utilization,
         sleeps=False if config.async_steps else config.vllm_enable_sleep_mode,
     )
-    return share, training.total
 
 
 def _served(config: GRPOConfig, runtime: Runtime, policy: Policy, longest_prompt: int) -> TrainableEngine:

@@ -14,7 +14,7 @@ import transformers
 from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.data.chat import ChatFormat, stop_ids
@@ -151,14 +151,21 @@ def load_policy(
         **quantization_arguments(config, runtime.kind),
     )
     stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
+    module, optimizer = prepare_model(config, runtime, model)
+    return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
+
+
+def prepare_model(
+    config: SFTConfig | GRPOConfig, runtime: Runtime, model: PreTrainedModel
+) -> tuple[nn.Module, Optimizer]:
+    """A model that was loaded, as the settings train it: wrapped, with its optimizer."""
     if config.fp8:
         multiply_in_fp8(model)
     if config.use_peft:
         model = add_adapters(model, config)
     pack_model = PackModel(model)
     choose_how_layers_run(config, runtime, pack_model)
-    module, optimizer = runtime.prepare(pack_model, build_optimizer(pack_model, config, runtime.kind))
-    return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
+    return runtime.prepare(pack_model, build_optimizer(pack_model, config, runtime.kind))
 
 
 def finish_run(

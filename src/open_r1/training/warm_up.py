@@ -6,6 +6,7 @@ a lack of memory when nothing has been lost yet.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,6 +35,7 @@ from open_r1.training.pack_budget import (
     may_sleep,
     pack_sizes,
 )
+from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.sft_source import SFT_FORWARD, sft_objective
 from open_r1.training.step import Objective, loss_of
 
@@ -65,6 +67,8 @@ def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack
         longest = longest_sequence(config)
         pack_model.longest = max(longest, pack_model.full // 4)
         pack_model.sequences = padded_sequences(pack_model.full // max(1, longest // 4))
+        if not shares_prompts(config, pack_model) and config.share_prompts is None:
+            _say(runtime, "[dim]each prompt is computed with every completion: the model's layers do not allow less[/]")
     else:
         level = config.recompute or least_recompute(config, runtime, pack_model)
     pack_model.layers.recompute = level
@@ -90,6 +94,16 @@ def choose_packs(config: GRPOConfig, runtime: Runtime, pack_model: PackModel) ->
     if memory is None:
         return sizes[0], config.recompute or LEVELS[0]
     shape, work = describe_work(config, runtime, pack_model)
+    tokens, level = packs_that_fit(config, sizes, shape, work, memory)
+    tokens, level = int(-runtime.max(-float(tokens))), _highest(runtime, level)
+    _say_memory(runtime, shape, replace(work, tokens=tokens), level, memory, f"; packs of {tokens:,} tokens")
+    return tokens, level
+
+
+def packs_that_fit(
+    config: GRPOConfig, sizes: Sequence[int], shape: ModelShape, work: Workload, memory: float
+) -> tuple[int, str]:
+    """Tokens of a pack, one of ``sizes``, and recomputation, for ``memory`` bytes that an engine shares."""
     levels = [config.recompute] if config.recompute else list(LEVELS)
     engine = engine_bytes(config, shape, work.compute_dtype.itemsize, memory)
 
@@ -98,10 +112,7 @@ def choose_packs(config: GRPOConfig, runtime: Runtime, pack_model: PackModel) ->
 
     if may_sleep(config) and not any(fits(size, levels[0]) for size in large_packs(sizes)):
         engine = min(engine, ASLEEP)  # sleep takes less time than recomputation
-    tokens, level = choose_pack(sizes, levels, fits)
-    tokens, level = int(-runtime.max(-float(tokens))), _highest(runtime, level)
-    _say_memory(runtime, shape, replace(work, tokens=tokens), level, memory, f"; packs of {tokens:,} tokens")
-    return tokens, level
+    return choose_pack(sizes, levels, fits)
 
 
 def _highest(runtime: Runtime, level: str) -> str:
@@ -181,7 +192,12 @@ def warm_up(
     if not pack_model.layers.compiled:
         return
     if isinstance(config, GRPOConfig):
-        pack = full_policy_pack(pack_model.full, longest_sequence(config), reference=bool(config.beta))
+        pack = full_policy_pack(
+            pack_model.full,
+            longest_sequence(config),
+            reference=bool(config.beta),
+            share_prompts=shares_prompts(config, pack_model),
+        )
     else:
         pack = full_pack(config.max_length, config.per_device_train_batch_size)
     pack = pack.to(runtime.device)
@@ -230,11 +246,12 @@ def full_pack(max_length: int, sequences: int) -> Pack:
     return make_pack([TrainingSequence(ids=ids, loss_weight=weight)] * sequences)
 
 
-def full_policy_pack(tokens: int, longest: int, *, reference: bool) -> Pack:
+def full_policy_pack(tokens: int, longest: int, *, reference: bool, share_prompts: bool = False) -> Pack:
     """A pack of ``tokens`` tokens as completions make it, of half of the longest length; nearly all of them targets.
 
     Args:
         reference: whether it carries log-probabilities of a reference.
+        share_prompts: whether layers get it in the shape that packs with shared prompts have.
     """
     length = min(tokens, max(2, longest // 2))
     whole, rest = divmod(tokens, length)
@@ -249,7 +266,8 @@ def full_policy_pack(tokens: int, longest: int, *, reference: bool) -> Pack:
             reference_logprob=zeros if reference else None,
         )
 
-    return make_pack([sequence(length)] * whole + ([sequence(rest)] if rest else []))
+    lengths = [length] * whole + [rest] * bool(rest)
+    return make_pack([sequence(size) for size in lengths], [0] * len(lengths) if share_prompts else None)
 
 
 def _say(runtime: Runtime, line: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from open_r1.errors import UserError
-from open_r1.model.head import LogitTransform, target_logprobs
+from open_r1.model import nll
+from open_r1.model.head import LogitTransform, target_logprobs, weighted_nll
 
 TARGETS, HIDDEN, VOCABULARY = 23, 8, 31
 CHUNKS = (1, 4, 22, 23, 4096)
@@ -96,3 +100,20 @@ def test_no_more_than_a_chunk_of_logits_is_held(monkeypatch: pytest.MonkeyPatch)
 def test_a_head_that_is_no_linear_layer_is_refused() -> None:
     with pytest.raises(UserError, match="Embedding, not a linear layer"):
         target_logprobs(torch.ones(1, 2), nn.Embedding(3, 2), torch.tensor([0]))
+
+
+def test_a_chunk_is_gone_before_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two chunks of logits of a large vocabulary would be a gigabyte more."""
+    made: list[weakref.ref[Tensor]] = []
+    plain = nll._chunk
+
+    def watched(*arguments: Any) -> tuple[Tensor, Tensor | None]:
+        assert all(earlier() is None for earlier in made)
+        losses, grad = plain(*arguments)
+        made.append(weakref.ref(grad))
+        return losses, grad
+
+    monkeypatch.setattr(nll, "_chunk", watched)
+    hidden, targets, _ = inputs(10)
+    weighted_nll(hidden, head(bias=False), targets, torch.ones(10), chunk=4).backward()
+    assert len(made) == 3

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from published_shapes import QWEN_1_5B, QWEN_7B
+from published_shapes import QWEN_0_5B, QWEN_1_5B, QWEN_7B
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig
 
 from open_r1.config import GRPOConfig, SFTConfig
@@ -46,7 +46,7 @@ def test_1_5b_in_full_by_hand() -> None:
     assert parts.weights == parts.gradients == parts.optimizer / 2 == 4 * 1_543_714_304
     assert parts.activations == 28 * 16_384 * 1536 * 4
     logits = 4096 * 151_936 * 2
-    assert parts.head == pytest.approx(logits + 16_384 * 1536 * (4 + 2 + 2) + 151_936 * 1536 * (4 + 2 + 2))
+    assert parts.head == pytest.approx(logits + 16_384 * 1536 * (4 + 3 * 2 + 4) + 151_936 * 1536 * (4 + 2 + 2))
     assert parts.total == parts.weights + parts.optimizer + parts.gradients + max(parts.head, parts.layer)
     accumulated = estimate_memory(ModelShape.of(QWEN_1_5B), Workload(tokens=16_384, accumulates=True), "full")
     assert accumulated.total == parts.total + parts.activations
@@ -139,6 +139,50 @@ def test_gradients_exchanged_by_ddp_are_there_twice() -> None:
         alone, ddp = (estimate_memory(shape, replace(work, buckets=each), level) for each in (False, True))
         assert ddp.gradients == 2 * alone.gradients
         assert ddp.total - alone.total == alone.gradients
+
+
+SECOND_CHUNK = 4096 * 151_936 * 2
+"""Bytes of logits that runs of SFT held beside a chunk when these were measured."""
+HALF = {"weight_dtype": torch.bfloat16, "accumulates": True}
+SHARDED = {"gradient_shards": 2, "optimizer_shards": 2, "accumulates": True}
+MEASURED = {
+    # docs/performance.md, docs/memory.md, docs/distributed.md: bytes that PyTorch had allocated at most on an H200.
+    "0.5b at 16,384": (QWEN_0_5B, Workload(tokens=16_384, **HALF), "none", 22.1 * 2**30),
+    "0.5b at 32,768": (QWEN_0_5B, Workload(tokens=32_768, **HALF), "none", 37.9 * 2**30),
+    "1.5b at 16,384": (QWEN_1_5B, Workload(tokens=16_384, **HALF), "none", 47.6 * 2**30),
+    "1.5b at 32,768": (QWEN_1_5B, Workload(tokens=32_768, **HALF), "none", 80.8 * 2**30),
+    "7b at 16,384": (QWEN_7B, Workload(tokens=16_384, **HALF), "none", 133.1 * 2**30),
+    "1.5b, 8 bits": (QWEN_1_5B, Workload(tokens=16_384, optimizer="adamw_8bit", **HALF), "full", 18.6e9),
+    "7b, 8 bits": (QWEN_7B, Workload(tokens=32_768, optimizer="adamw_8bit", **HALF), "selective", 121.1e9),
+    "7b, LoRA": (QWEN_7B, Workload(tokens=8192, adapters=40_370_176, **HALF), "full", 20.4e9),
+    "7b, QLoRA": (
+        QWEN_7B,
+        Workload(tokens=16_384, adapters=40_370_176, bits=4, compiled=False, **HALF),
+        "full",
+        14.4e9,
+    ),
+    "1.5b, float32": (QWEN_1_5B, Workload(tokens=16_384, accumulates=True), "none", 63.8 * 2**30),
+    "1.5b, LoRA": (QWEN_1_5B, Workload(tokens=16_384, adapters=18_464_768, **HALF), "none", 37.2 * 2**30),
+    "1.5b, DDP": (QWEN_1_5B, Workload(tokens=16_384, accumulates=True, buckets=True), "none", 69.6 * 2**30),
+    "1.5b, ZeRO-2": (QWEN_1_5B, Workload(tokens=16_384, **SHARDED), "none", 50.5 * 2**30),
+    "1.5b, FSDP": (QWEN_1_5B, Workload(tokens=16_384, weight_shards=2, **SHARDED), "none", 48.2 * 2**30),
+    "1.5b, ZeRO-3": (
+        QWEN_1_5B,
+        Workload(tokens=16_384, weight_shards=2, compiled=False, **SHARDED),
+        "none",
+        63.1 * 2**30,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MEASURED)
+def test_what_was_measured(case: str) -> None:
+    """To within 3 %."""
+    config, work, level, measured = MEASURED[case]
+    shape = ModelShape.of(config)
+    parts = estimate_memory(shape, work, level)
+    second = max(0.0, parts.head + SECOND_CHUNK - max(parts.head, parts.layer))  # where the head was the peak then
+    assert parts.total + second == pytest.approx(measured, rel=0.03)
 
 
 def test_experts() -> None:

@@ -337,3 +337,15 @@ def test_the_pass_is_for_compiled_layers_alone(tiny_checkpoint: Path) -> None:
     module = failing(tiny_checkpoint, AssertionError("ran"), lambda level: True)
     module.layers.compiled = False
     warm_up(settings(SFTConfig, tiny_checkpoint, max_length=64), OneRank(), module)
+
+
+def test_models_that_cannot_share_prompts_say_so(pack_model: PackModel, tiny_checkpoint: Path, capsys: Any) -> None:
+    def said(**more: Any) -> bool:
+        choose_how_layers_run(settings(GRPOConfig, tiny_checkpoint, **more), OneRank(), pack_model)
+        return "each prompt is computed with every completion" in capsys.readouterr().err
+
+    assert not said()
+    pack_model.separable = False
+    assert said() and not said(share_prompts=False)
+    with pytest.raises(UserError, match="leave share_prompts out"):
+        said(share_prompts=True)

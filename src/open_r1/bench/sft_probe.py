@@ -1,0 +1,127 @@
+"""Child process: steps of ``open-r1 sft`` on a model with random weights, through the command's own code."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from open_r1.bench.cases import SFTCase, settings_of
+from open_r1.bench.gate import wait_for_gate
+from open_r1.bench.packs import Repeating, made_up_tokens
+from open_r1.bench.shapes import SHAPES
+from open_r1.data.tokens import TokenStore
+from open_r1.machine.answer import Answer
+from open_r1.model.attention import NAME
+from open_r1.model.load import DTYPES
+from open_r1.model.lora import weights_dtype
+from open_r1.parallel.runtime import Runtime
+from open_r1.training.batches import Batches
+from open_r1.training.meters import StepMeter
+from open_r1.training.out_of_memory import is_out_of_memory
+from open_r1.training.setup import prepare_model
+from open_r1.training.sft_source import SFT_FORWARD, sft_objective
+from open_r1.training.signals import StopSignal
+from open_r1.training.step import TrainingStep
+from open_r1.training.warm_up import warm_up
+
+ROUNDS = 3
+LEARNING_RATE = 1e-5
+
+
+def main() -> None:
+    """Tells ``sft``: see `measure`; or ``failed``."""
+    answer = Answer()
+    answer.begin("made-up packs")
+    case = SFTCase(**answer.asked["case"])
+    capability = answer.asked["capability"]
+    store = made_up_tokens(SHAPES[case.shape].vocabulary, case.tokens, case.length, case.mean)
+    wait_for_gate(answer)
+    try:
+        answer.say(sft=measure(case, store, tuple(capability) if capability else None, answer.begin))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        answer.say(failed="out of memory")
+    answer.say(at="")
+
+
+def measure(
+    case: SFTCase, store: TokenStore, capability: tuple[int, int] | None, begin: Callable[[str], None]
+) -> dict[str, Any]:
+    """Trains, and returns what it cost.
+
+    Args:
+        begin: told what comes next.
+
+    Returns:
+        ``tokens`` of a round and its ``seconds`` (the median of `ROUNDS`), ``flops_per_token``, ``parameters``,
+        ``recompute``, ``compiled``, ``start`` (seconds until the layers were compiled), ``peak`` (bytes of tensors; 0
+        on a CPU).
+    """
+    started = time.perf_counter()
+    config = settings_of(case, capability)
+    runtime = Runtime("bf16" if config.bf16 else "fp16" if config.fp16 else "no", config.cpu_threads)
+    begin("making weights")
+    module, optimizer = prepare_model(config, runtime, random_model(case, weights_dtype(config), runtime.device))
+    begin("compiling")
+    warm_up(config, runtime, module)
+    start = time.perf_counter() - started
+    begin("training")
+    policy = runtime.unwrap(module)
+    meter = StepMeter(policy.causal_lm, 1)
+    take_step = TrainingStep(config, runtime, module, optimizer, sft_objective, SFT_FORWARD, meter)
+    source = Repeating(store, config, runtime, case.steps)
+    total = case.steps * (1 + ROUNDS)
+    seconds, lengths = [], []
+    with Batches(source, total, runtime.device) as batches:
+        for first in range(0, total, case.steps):
+            _synchronize(runtime.device)
+            began = time.perf_counter()
+            for step in range(first, first + case.steps):
+                batch = batches.batch(step, StopSignal())
+                take_step(step, batch, LEARNING_RATE, StopSignal())
+                if first == 0:
+                    lengths += [length for pack in batch.packs for length in pack.lengths]
+            _synchronize(runtime.device)
+            if first:  # each of these packs was met in the first round
+                seconds.append(time.perf_counter() - began)
+    tokens = sum(lengths)
+    return {
+        "tokens": tokens,
+        "seconds": float(np.median(seconds)),
+        "flops_per_token": meter.flops_of(lengths) / tokens,
+        "parameters": _parameters(policy.causal_lm),
+        "recompute": policy.layers.recompute,
+        "compiled": policy.layers.compiled,
+        "start": start,
+        "peak": torch.cuda.max_memory_allocated() if runtime.device.type == "cuda" else 0,
+    }
+
+
+def random_model(case: SFTCase, dtype: str, device: torch.device) -> PreTrainedModel:
+    """The case's shape with seeded random weights, made on the device, led to this project's attention."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(SHAPES[case.shape].config(), dtype=DTYPES[dtype])
+    model.set_attn_implementation(NAME)
+    return model
+
+
+def _parameters(model: nn.Module) -> int:
+    """Of the model itself, without adapters."""
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if ".lora_" not in name)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""How long completions take to be drawn: each step of decoding reads the weights and the cache once."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from open_r1.config import GRPOConfig
+from open_r1.generation.colocated_memory import cache_bytes_per_token
+from open_r1.machine.cards import Card, card_named
+from open_r1.machine.rates import Rate
+from open_r1.model.shape import ModelShape
+from open_r1.training.pack_budget import longest_sequence
+from open_r1.training.rollout_engine import MOST_SEQUENCES
+
+BANDWIDTH, PRODUCTS = 0.6, 0.5
+"""Of a card's bandwidth, and of its bf16 peak, that decoding reaches."""
+A_STEP, A_SEQUENCE = 2e-3, 19e-6
+"""Seconds of a step of decoding beside that, and for each sequence in it (512 answers of 512 tokens: 6.8 s)."""
+
+
+def drawing_seconds(
+    settings: GRPOConfig, shape: ModelShape, card: Card, width: int, rates: Sequence[Rate] = ()
+) -> float:
+    """Seconds of an optimizer step in which one process draws its completions, all of full length.
+
+    Args:
+        width: bytes of an element of weights and cache.
+        rates: of ``open-r1 bench``; one of this engine on this kind of card corrects the formula by a factor.
+    """
+    completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    most = settings.vllm_max_num_seqs if settings.use_vllm else settings.generation_batch_size
+    at_once = min(completions, most or MOST_SEQUENCES)
+    cache = cache_bytes_per_token(shape.layers, shape.key_value, width) * longest_sequence(settings) / 2
+    turns = math.ceil(completions / at_once) * settings.max_completion_length
+    factor = measured_factor("vllm" if settings.use_vllm else "transformers", shape.parameters, card, rates)
+    return factor * turns * step_seconds(shape.parameters, at_once, card, width, cache)
+
+
+def step_seconds(parameters: float, sequences: int, card: Card, width: int, cache: float = 0.0) -> float:
+    """Seconds in which one token is drawn for each of some sequences.
+
+    Args:
+        cache: bytes of keys and values of one of them.
+    """
+    read = (width * parameters + sequences * cache) / (BANDWIDTH * card.bandwidth)
+    computed = 2 * parameters * sequences / (PRODUCTS * (card.bf16 or card.fp16))
+    return max(read, computed) + A_STEP + A_SEQUENCE * sequences
+
+
+def measured_factor(engine: str, parameters: float, card: Card, rates: Sequence[Rate]) -> float:
+    """How much longer drawing took than `step_seconds` says, of the measured model whose size is nearest; 1 without."""
+
+    def size(rate: Rate) -> float:
+        return 1e9 * float(re.match(r"[\d.]+", rate.shape)[0])
+
+    like = [
+        rate
+        for rate in rates
+        if rate.kind == "engine"
+        and rate.settings.get("engine") == engine
+        and rate.settings.get("sequences")
+        and card_named(rate.card) == card
+        and re.fullmatch(r"[\d.]+B", rate.shape)
+    ]
+    if not like:
+        return 1.0
+    nearest = min(like, key=lambda rate: abs(math.log(size(rate) / parameters)))
+    sequences = nearest.settings["sequences"]
+    return sequences / nearest.value / step_seconds(size(nearest), sequences, card, 2)

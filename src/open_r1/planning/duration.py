@@ -1,0 +1,140 @@
+"""How long a run takes: model FLOPs over what a card of this kind is known, or estimated, to do.
+
+Rates are those that ``open-r1 bench`` has saved for the card. Without them the share of the peak that was measured on
+an H200 (docs/performance.md, docs/memory.md, docs/grpo.md) is taken over to other cards, which is an estimate: expect a
+third more or less, for drawing twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from open_r1.config import GRPOConfig, SFTConfig
+from open_r1.machine.rates import SPEED, Rate, sft_mfu
+from open_r1.model.memory import Workload
+from open_r1.planning.drawing import drawing_seconds
+from open_r1.planning.memory import StepMemory
+from open_r1.planning.situation import Data, Machine, Model
+from open_r1.training.pack_budget import longest_sequence
+
+# Hidden size to the share of the bf16 peak: 0.5B, 1.5B and 7B at 16,384 tokens, nothing recomputed.
+SHARE_OF_PEAK = ((896, 0.463), (1536, 0.544), (3584, 0.615))
+ADAPTERS, QUANTISED = 0.79, 0.63
+"""The same under adapters, and over quantised weights: lora-7b and qlora-7b of docs/memory.md beside full weights."""
+FLOAT32 = 1 / 8
+"""Of the bf16 peak that products in float32 reach, roughly."""
+SCALING = {"none": 1.0, "ddp": 0.94, "fsdp": 0.78, "zero2": 0.90, "zero3": 0.70}
+"""Of several GPUs, measured on two (docs/distributed.md); that of zero3 is a guess."""
+HALF_SPEED = 700
+"""Tokens of a micro-batch at which half the time is lost to starting kernels."""
+ENOUGH = 16_384
+"""Tokens of a micro-batch from which on more of them are no faster."""
+HOST_LINK = 20e9
+"""Bytes/s from and to the host's memory, for an optimizer that keeps its state there."""
+POLICY = 0.95
+"""GRPO's training beside SFT's: its loss has more parts (489k tokens in 3.3 s at 0.5B)."""
+ESTIMATE = "an estimate by an H200's share of the peak; open-r1 bench measures this card"
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Seconds of an optimizer step, and where the rate comes from.
+
+    Attributes:
+        training, drawing: seconds.
+        tokens_per_second: trained, of all GPUs.
+        source: in words.
+    """
+
+    training: float
+    drawing: float
+    tokens_per_second: float
+    source: str
+
+    @property
+    def step(self) -> float:
+        return self.training + self.drawing
+
+
+def flops_per_token(model: Model, work: Workload, attended: float) -> float:
+    """Model FLOPs of training on one token, as `open_r1.training.meters.StepMeter` counts them.
+
+    Args:
+        attended: tokens of the sequence it stands in.
+    """
+    shape = model.shape
+    layer = shape.hidden * (2 * shape.attention + 2 * shape.key_value + 3 * shape.intermediate)
+    multiplied = shape.layers * layer + shape.vocabulary * shape.hidden  # of experts, those that a token visits
+    trained = 6 * multiplied if work.adapters is None else 4 * multiplied + 6 * work.adapters
+    return trained + 6 * shape.layers * shape.attention * attended
+
+
+def relative_speed(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, memory: StepMemory) -> float:
+    """The speed beside the same model trained on all its weights in bf16, in large micro-batches, on one GPU."""
+    speed = SPEED[memory.recompute] * SCALING[machine.launcher if machine.gpus > 1 else "none"]
+    if settings.use_peft:
+        speed *= QUANTISED if settings.load_in_4bit or settings.load_in_8bit else ADAPTERS
+    if not (settings.bf16 or settings.fp16) and machine.work(settings, model, 1).compute_dtype.itemsize == 4:
+        speed *= FLOAT32
+    tokens = min(memory.tokens, ENOUGH)
+    return speed * tokens / (tokens + HALF_SPEED)
+
+
+def step_duration(
+    settings: SFTConfig | GRPOConfig,
+    model: Model,
+    machine: Machine,
+    memory: StepMemory,
+    data: Data,
+    rates: Sequence[Rate] = (),
+) -> Duration | None:
+    """Of one optimizer step; None where nothing is known of the machine.
+
+    Args:
+        rates: that were measured, on whatever card.
+    """
+    if machine.card is None or machine.memory is None:
+        return None
+    work = machine.work(settings, model, memory.tokens)
+    grpo = isinstance(settings, GRPOConfig)
+    longest = longest_sequence(settings) if grpo else settings.max_length
+    adapters = settings.use_peft
+    share, source = sft_mfu(machine.card, model.shape.parameters, longest, rates, adapters=adapters)
+    if share is not None:
+        share /= ADAPTERS if adapters else 1.0
+    else:
+        share, source = share_of_peak(model.shape.hidden), ESTIMATE
+    flops = flops_per_token(model, work, longest / 2 if grpo else data.attended(longest))
+    peak = machine.card.bf16 or machine.card.fp16
+    rate = share * peak * relative_speed(settings, model, machine, memory) * (POLICY if grpo else 1.0) / flops
+    tokens = step_tokens(settings, machine)
+    training = tokens / machine.gpus / rate + _moving_state(settings, model, work)
+    drawing = 0.0
+    if grpo:
+        drawing = drawing_seconds(settings, model.shape, machine.card, work.compute_dtype.itemsize, rates)
+    return Duration(training, drawing, tokens / training, source)
+
+
+def step_tokens(settings: SFTConfig | GRPOConfig, machine: Machine) -> int:
+    """Tokens of an optimizer step on all GPUs; of GRPO, with completions of full length."""
+    if isinstance(settings, GRPOConfig):
+        return settings.prompts_per_step * settings.num_generations * longest_sequence(settings)
+    batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    return batch * machine.gpus * settings.max_length
+
+
+def share_of_peak(hidden: int) -> float:
+    """Interpolated between the models that were measured, over the logarithm of the hidden size."""
+    sizes, shares = zip(*SHARE_OF_PEAK, strict=True)
+    return float(np.interp(math.log(hidden), np.log(sizes), shares))
+
+
+def _moving_state(settings: SFTConfig | GRPOConfig, model: Model, work: Workload) -> float:
+    """Seconds in which a paged optimizer's state goes to the device and back, in each step."""
+    a_parameter = {"paged_adamw_8bit": 4.0, "paged_adamw_32bit": 10.0}.get(settings.optim, 0.0)
+    trained = model.shape.parameters if work.adapters is None else work.adapters
+    return 2 * a_parameter * trained / HOST_LINK

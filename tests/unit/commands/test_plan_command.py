@@ -1,0 +1,114 @@
+"""``open-r1 plan``: what a person reads, what a program reads, and mistakes in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_shapes import QWEN_1_5B, QWEN_7B
+
+from open_r1.cli import main
+
+CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "accelerate_configs"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Configurations without weights."""
+    folder = tmp_path_factory.mktemp("models")
+    QWEN_1_5B.save_pretrained(folder / "1.5b")
+    QWEN_7B.save_pretrained(folder / "7b")
+    return folder
+
+
+@pytest.fixture
+def plan(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs the command in a folder of its own, and gives what it printed."""
+    monkeypatch.chdir(folder)
+
+    def run(command: str, *words: str, status: int = 0) -> str:
+        capsys.readouterr()
+        assert main(["plan", *command.split(), *words]) == status
+        captured = capsys.readouterr()
+        return captured.err if status else captured.out
+
+    return run
+
+
+BATCH_8 = ["--bf16", "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"]
+BATCH_8 += ["--max_seq_length", "16384"]
+
+
+def test_the_tutorials_case_on_the_screen(plan: Any) -> None:
+    data = ["--plan_tokens", "553000000", "--rows", "93733", "--price", "0.5"]
+    shown = plan("sft --model_name_or_path 1.5b --gpu 4090", *BATCH_8, *data)
+    assert "8 × 16,384 tokens × accumulation 2 = 262,144 tokens a step" in shown
+    assert "✗ does not fit\n" in shown
+    pasted = " ".join(shown.replace("\\\n", " ").split())
+    assert "--gradient_accumulation_steps 16 --torch_dtype bfloat16 --optim adamw_8bit" in pasted
+    assert "93,733 rows, 553.0 M tokens" in shown and "costs" in shown and "estimate" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 110
+    assert "\x1b" not in shown  # no colours in a pipe
+
+
+def test_json_is_for_machines(plan: Any) -> None:
+    told = json.loads(plan("sft --model_name_or_path 1.5b --gpu 4090 --plan_tokens 1000000 --json", *BATCH_8))
+    assert told["fits"] is False and told["memory"]["verdict"] == "over"
+    assert told["memory"]["peak"] == pytest.approx(66.8e9, rel=0.01)
+    assert told["changes"][0]["settings"]["optim"] == "adamw_8bit"
+    assert told["changes"][0]["memory"]["verdict"] == "fits"
+    assert told["steps"] == 4 and told["tokens"] == 1_000_000
+    assert sum(mount["need"] for mount in told["disk"]["mounts"]) >= told["disk"]["final_model"]
+
+
+def test_what_it_proposes_is_accepted_and_then_fits(plan: Any) -> None:
+    told = json.loads(plan("sft --model_name_or_path 1.5b --gpu 4090 --json", *BATCH_8))
+    flags = told["changes"][0]["flags"].split()
+    again = json.loads(plan("sft --model_name_or_path 1.5b --gpu 4090 --json --bf16 --max_seq_length 16384", *flags))
+    assert again["fits"] is True and again["changes"] == []
+    assert again["memory"]["peak"] == told["changes"][0]["memory"]["peak"]
+
+
+def test_rows_on_this_machine_are_counted_and_sampled(plan: Any, tiny_checkpoint: Path, sums: Path) -> None:
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--dataset_name", str(sums), "--max_length", "96"]
+    told = json.loads(plan("sft --gpu H200 --json", *words))
+    assert told["rows"] == 47 and 1 < told["steps"] <= 47 and told["tokens"] > 47 * 10
+    grpo = json.loads(plan("grpo --gpu H200 --json --prompts_per_step 8 --reward_funcs accuracy", *words[:4]))
+    assert (grpo["rows"], grpo["steps"]) == (47, 6)
+
+
+def test_a_launcher_is_read_from_its_file(plan: Any) -> None:
+    common = "sft --model_name_or_path 7b --bf16 --max_length 4096 --gpu H100 --gpus 8 --json"
+    for name in ("ddp", "fsdp", "zero2", "zero3"):
+        told = json.loads(plan(common, "--accelerate_config", str(CONFIGS / f"{name}.yaml")))
+        assert told["machine"] == {"gpu": "H100", "gpus": 8, "nodes": 1, "launcher": name}
+    nodes = json.loads(plan(common, "--nodes", "2", "--launcher", "fsdp"))
+    assert (nodes["machine"]["gpus"], nodes["machine"]["nodes"]) == (16, 2)
+
+
+def test_without_a_gpu_it_says_what_a_run_takes(plan: Any) -> None:
+    shown = plan("sft --model_name_or_path 1.5b --gpu cpu")
+    assert "planned for a CPU" in shown and "no data set is given" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("sft --model_name_or_path 1.5b --gpu 4091", "did you mean 4090?"),
+        ("sft --model_name_or_path gone/away/there --gpu 4090", "no such folder"),
+        ("sft --model_name_or_path 1.5b --gpu H100 --gpus 2 --launcher none", "leave --launcher out"),
+        ("sft --model_name_or_path 1.5b --launcher ddp --accelerate_config x.yaml", "keep one of them"),
+        ("sft --model_name_or_path 1.5b --accelerate_config x.yaml", "cannot be read"),
+        ("sft --model_name_or_path 1.5b --gpu H100 --lr 1", "unknown setting"),
+        (
+            "grpo --model_name_or_path 1.5b --gpu H100 --num_generations 7 --prompts_per_step 3 --gpus 2",
+            "shared evenly",
+        ),
+        ("", "did you mean plan sft"),
+    ],
+)
+def test_mistakes_are_one_line(plan: Any, words: str, said: str) -> None:
+    shown = plan(words, status=2)
+    assert said in shown and shown.count("\n") == 1
