@@ -27,7 +27,8 @@ from grpo_phases import Phases
 from grpo_record import Gradients, record_draws, replayed
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from open_r1.training.meters import PEAK_TFLOPS, StepMeter
+from open_r1.machine.cards import card_named
+from open_r1.training.meters import StepMeter
 
 OUR_PHASES = {
     "generate": "seconds_generate",
@@ -114,7 +115,7 @@ def run(job: Job) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if on_gpu else "cpu"
     result |= {
         "device": device,
-        "peak_tflops": next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None),
+        "peak_tflops": (card := card_named(device)) and card.bf16 / 1e12,
         "seconds": clock.seconds,
         "first_step_s": round(clock.first_step, 1),
         "side_s": round(time.perf_counter() - begin, 1),

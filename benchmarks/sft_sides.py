@@ -27,7 +27,8 @@ from sft_packs import JobPacks, repeating, row_of
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from open_r1.training.meters import PEAK_TFLOPS, StepMeter
+from open_r1.machine.cards import card_named
+from open_r1.training.meters import StepMeter
 
 
 class Finished(Exception):  # noqa: N818 - no error: it ends a trainer that would go on to save
@@ -112,7 +113,7 @@ def run(job: Job) -> dict[str, Any]:
     device = torch.cuda.get_device_name() if job.device == "cuda" else "cpu"
     result |= {
         "device": device,
-        "peak_tflops": next((peak for part, peak in PEAK_TFLOPS.items() if part in device), None),
+        "peak_tflops": (card := card_named(device)) and card.bf16 / 1e12,
     }
 
     def make_model(dtype: torch.dtype, attention: str | None) -> PreTrainedModel:

@@ -16,6 +16,7 @@ from open_r1.planning.memory import StepMemory, step_memory
 from open_r1.planning.plan import changes
 from open_r1.planning.reading import machine_of_run, read_model
 from open_r1.planning.situation import Machine, Model
+from open_r1.planning.storage import check_output_disk
 
 Config = TypeVar("Config", SFTConfig, GRPOConfig)
 GB = 1e9
@@ -28,13 +29,21 @@ def plan_first(config: Config, runtime: Runtime) -> Config:
     On a CPU, and with ``plan: off``, nothing is looked at.
 
     Raises:
-        UserError: it does not fit, and what would has another result (``plan: auto``); all ranks raise it.
+        UserError: it does not fit, and what would has another result, or checkpoints will not fit on their disk
+            (``plan: auto``); all ranks raise it.
     """
     memory = device_memory(runtime.device)
     if memory is None or config.plan == "off":
         return config
     memory = -runtime.max(-float(memory))
-    adjusted, lines = fitted(config, read_model(config), machine_of_run(runtime, memory))
+    model, machine = read_model(config), machine_of_run(runtime, memory)
+    adjusted, lines = fitted(config, model, machine)
+    try:
+        check_output_disk(config, model, machine)
+    except UserError as error:
+        if config.plan == "auto":
+            raise UserError(f"{error}; or go on all the same with --plan warn") from None
+        lines = [*lines, str(error)]
     if runtime.is_main:
         for line in lines:
             console.print(f"[yellow]{line}[/]")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from open_r1.config import GRPOConfig, SFTConfig, resolve_steps
 from open_r1.data.tokens import default_cache_dir
-from open_r1.machine.disks import Space, run_space, space_line
+from open_r1.machine.disks import Space, check_space, run_space, space_line
 from open_r1.model.memory import estimate_memory
 from open_r1.planning.situation import Data, Machine, Model
 
@@ -49,18 +49,7 @@ def storage(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, da
     Args:
         steps: None where it is not known; then as many checkpoints as are kept are counted, or one.
     """
-    work = machine.work(settings, model, 1)
-    whole = replace(
-        work,
-        optimizer=ON_DISK.get(work.optimizer, work.optimizer),
-        weight_shards=1,
-        gradient_shards=1,
-        optimizer_shards=1,
-    )
-    trained = model.shape.parameters if work.adapters is None else work.adapters
-    width = work.weight_dtype.itemsize if work.adapters is None else 4
-    checkpoint = int(trained * width + estimate_memory(model.shape, whole, "full").optimizer)
-    final = model.stored_bytes if work.adapters is None or settings.merge_lora else 4 * work.adapters
+    checkpoint, final = written(settings, model, machine)
     saves = _saves(settings, steps)
     tokens = data.total * TOKEN_BYTES if data.total is not None and isinstance(settings, SFTConfig) else None
     download = 0 if model.local else model.stored_bytes
@@ -75,6 +64,40 @@ def storage(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, da
     kept = None if saves is None else min(saves, settings.save_total_limit or saves)
     disks = space_line({path: size for path, size in needs.items() if size})
     return Storage(checkpoint, kept, final, tokens, download, tuple(disks))
+
+
+def written(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> tuple[int, int]:
+    """Bytes of a checkpoint, the optimizer's state included, and of the model at the end."""
+    work = machine.work(settings, model, 1)
+    whole = replace(
+        work,
+        optimizer=ON_DISK.get(work.optimizer, work.optimizer),
+        weight_shards=1,
+        gradient_shards=1,
+        optimizer_shards=1,
+    )
+    trained = model.shape.parameters if work.adapters is None else work.adapters
+    width = work.weight_dtype.itemsize if work.adapters is None else 4
+    checkpoint = int(trained * width + estimate_memory(model.shape, whole, "full").optimizer)
+    return checkpoint, model.stored_bytes if work.adapters is None or settings.merge_lora else 4 * work.adapters
+
+
+def check_output_disk(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> None:
+    """Holds what the run will write into its folder against what is free there.
+
+    Raises:
+        UserError: it does not fit; with the numbers, and what to do.
+    """
+    checkpoint, final = written(settings, model, machine)
+    steps = settings.max_steps if settings.max_steps > 0 else None
+    saves = _saves(settings, steps)
+    check_space(
+        settings.output_dir,
+        checkpoint=checkpoint,
+        final=final,
+        saves=1 if saves is None else saves,  # at least, where the number of steps is not known yet
+        limit=settings.save_total_limit,
+    )
 
 
 def _saves(settings: SFTConfig | GRPOConfig, steps: int | None) -> int | None:

@@ -11,22 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-# Dense bf16 peak in TFLOP/s (accumulating in float32) by a part of the device's name, from the vendors' data sheets.
-PEAK_TFLOPS = {
-    "H200": 989,
-    "H100 PCIe": 756,
-    "H100": 989,
-    "H20": 148,
-    "A100": 312,
-    "L40S": 362,
-    "L40": 181,
-    "L4": 121,
-    "A10": 125,
-    "5090": 210,
-    "4090": 165,
-    "3090": 71,
-    "B200": 2250,
-}
+from open_r1.machine.cards import card_named
+
 WARMUP_STEPS = 3
 """Steps of this process that are not counted as steady: kernels are compiled, memory is first allocated."""
 
@@ -144,7 +130,6 @@ def _size(parameter: nn.Parameter) -> int:
 
 
 def _peak_flops() -> float:
-    if not torch.cuda.is_available():
-        return 0.0
-    name = torch.cuda.get_device_name()
-    return next((peak * 1e12 for part, peak in PEAK_TFLOPS.items() if part in name), 0.0)
+    """FLOP/s of a card that is known, by its data sheet; 0 where MFU cannot be told."""
+    card = card_named(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
+    return 0.0 if card is None else card.bf16 or card.fp16

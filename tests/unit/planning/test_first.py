@@ -13,6 +13,7 @@ from published_shapes import QWEN_1_5B, QWEN_7B
 
 from open_r1.config import GRPOConfig, SFTConfig, parse
 from open_r1.errors import UserError
+from open_r1.machine import disks
 from open_r1.machine.cards import find_card
 from open_r1.model.memory import USABLE
 from open_r1.model.shape import ModelShape
@@ -142,3 +143,22 @@ def test_a_cpu_is_not_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(first, "read_model", lambda _: pytest.fail("was looked at"))
     config = sft()
     assert plan_first(config, Rank()) is config
+
+
+def test_checkpoints_that_do_not_fit_on_their_disk_stop_the_run_before_it_begins(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What filled the system disk of the tutorial's user: 1.5B with float32 state, a checkpoint each 500 steps."""
+    disk = replace(disks.disk_of(tmp_path), free=30_000_000_000)
+    monkeypatch.setattr(disks, "disk_of", lambda _: disk)
+    monkeypatch.setattr(first, "device_memory", lambda _device: 140_000_000_000)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H200")
+    monkeypatch.setattr(first, "read_model", lambda _: model("1.5b"))
+    settings = {"output_dir": str(tmp_path), "max_length": 2048, "save_steps": 500}
+    with pytest.raises(UserError, match=r"30\.0 GB are free.*2 checkpoints of 18\.5 GB.*go on all the same"):
+        plan_first(sft(**settings, max_steps=1500), Rank())
+    config = sft(**settings, max_steps=1500, plan="warn")
+    assert plan_first(config, Rank()) is config
+    assert "30.0 GB are free" in capsys.readouterr().err
+    one = sft(**settings, max_steps=1500, save_strategy="no")
+    assert plan_first(one, Rank()) is one
