@@ -16,8 +16,10 @@ from open_r1.training.rollout_engine import MOST_SEQUENCES
 
 BANDWIDTH, PRODUCTS = 0.6, 0.5
 """Of a card's bandwidth, and of its bf16 peak, that decoding reaches."""
-A_STEP, A_SEQUENCE = 2e-3, 19e-6
-"""Seconds of a step of decoding beside that, and for each sequence in it (512 answers of 512 tokens: 6.8 s)."""
+A_STEP, A_SEQUENCE, A_SERVED_SEQUENCE = 2e-3, 3.5e-6, 13e-6
+"""Seconds of a step of decoding beside that, and for each sequence in it (512 answers of 512 tokens from 0.5B on an
+H200: 2.5 s); a served vLLM has a scheduler of its own (5.0 s).
+"""
 
 
 def drawing_seconds(
@@ -35,18 +37,28 @@ def drawing_seconds(
     cache = cache_bytes_per_token(shape.layers, shape.key_value, width) * longest_sequence(settings) / 2
     turns = math.ceil(completions / at_once) * settings.max_completion_length
     factor = measured_factor("vllm" if settings.use_vllm else "transformers", shape.parameters, card, rates)
-    return factor * turns * step_seconds(shape.parameters, at_once, card, width, cache)
+    served = settings.use_vllm and settings.vllm_mode == "server"
+    a_sequence = A_SERVED_SEQUENCE if served else A_SEQUENCE
+    return factor * turns * step_seconds(shape.parameters, at_once, card, width, cache, a_sequence)
 
 
-def step_seconds(parameters: float, sequences: int, card: Card, width: int, cache: float = 0.0) -> float:
+def step_seconds(
+    parameters: float,
+    sequences: int,
+    card: Card,
+    width: int,
+    cache: float = 0.0,
+    a_sequence: float = A_SEQUENCE,
+) -> float:
     """Seconds in which one token is drawn for each of some sequences.
 
     Args:
         cache: bytes of keys and values of one of them.
+        a_sequence: seconds that the engine needs for one beside what the GPU does.
     """
     read = (width * parameters + sequences * cache) / (BANDWIDTH * card.bandwidth)
     computed = 2 * parameters * sequences / (PRODUCTS * (card.bf16 or card.fp16))
-    return max(read, computed) + A_STEP + A_SEQUENCE * sequences
+    return max(read, computed) + A_STEP + a_sequence * sequences
 
 
 def measured_factor(engine: str, parameters: float, card: Card, rates: Sequence[Rate]) -> float:

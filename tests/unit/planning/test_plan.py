@@ -208,7 +208,7 @@ def test_hours_on_the_h200_are_those_that_were_measured() -> None:
         "0.5b",
         "H200",
     )
-    assert plan.duration.drawing == pytest.approx(6.8, rel=0.15)
+    assert plan.duration.drawing == pytest.approx(2.5, rel=0.15)
     assert plan.duration.training == pytest.approx(3.3, rel=0.2)
 
 
