@@ -16,7 +16,10 @@ from types import FrameType
 from open_r1 import __version__, config
 from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
 from open_r1.machine.home import apply_settings
+from open_r1.troubleshooting.failure import Situation
+from open_r1.troubleshooting.watcher import Watcher, folder_of, watch
 
+DEFECT_STATUS = 1
 USER_ERROR_STATUS = 2
 STOPPED_BY_RULE_STATUS = 3
 INTERRUPTED_STATUS = 130
@@ -38,21 +41,37 @@ TALKATIVE = ("torchao", "bitsandbytes", "torch.utils._pytree")
 
 @dataclass(frozen=True)
 class Command:
-    """A word after ``open-r1``: the module whose ``main(argv)`` it runs, and the class of its settings."""
+    """A word after ``open-r1``: the module whose ``main(argv)`` it runs, and the class of its settings.
+
+    Attributes:
+        watched: it may run for hours, and calls libraries that may end it by a signal.
+    """
 
     module: str
     settings: type[config.Settings]
     summary: str
+    watched: bool = False
 
 
 COMMANDS = {
     "run": Command("open_r1.pipeline.main", config.RunConfig, "run the stages of a pipeline, those not yet done"),
-    "sft": Command("open_r1.sft", config.SFTConfig, "fine-tune a model on conversations or reasoning traces"),
-    "grpo": Command("open_r1.grpo", config.GRPOConfig, "reinforce a model on problems with verifiable answers"),
-    "generate": Command("open_r1.generate", config.GenerateConfig, "draw and verify answers to prompts, to train on"),
-    "evaluate": Command("open_r1.evaluate", config.EvaluateConfig, "measure a model on tasks, with intervals"),
+    "sft": Command(
+        "open_r1.sft", config.SFTConfig, "fine-tune a model on conversations or reasoning traces", watched=True
+    ),
+    "grpo": Command(
+        "open_r1.grpo", config.GRPOConfig, "reinforce a model on problems with verifiable answers", watched=True
+    ),
+    "generate": Command(
+        "open_r1.generate", config.GenerateConfig, "draw and verify answers to prompts, to train on", watched=True
+    ),
+    "evaluate": Command(
+        "open_r1.evaluate", config.EvaluateConfig, "measure a model on tasks, with intervals", watched=True
+    ),
     "serve-vllm": Command(
-        "open_r1.commands.serve_vllm", config.ServeConfig, "serve completions to grpo, which sends its weights"
+        "open_r1.commands.serve_vllm",
+        config.ServeConfig,
+        "serve completions to grpo, which sends its weights",
+        watched=True,
     ),
     "doctor": Command("open_r1.commands.doctor", config.DoctorConfig, "check this machine, and say what mends it"),
     "tasks": Command("open_r1.commands.tasks", config.TasksConfig, "list the tasks that evaluate knows"),
@@ -75,17 +94,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Settings are checked before the command's module is imported: a misspelt flag is said at once, and so is ``--help``.
     """
-    return run_main(_dispatch, sys.argv[1:] if argv is None else argv)
+    invocation = Invocation(sys.argv[1:] if argv is None else argv)
+    return run_main(invocation.dispatch, invocation.situation.argv, invocation)
 
 
-def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int:
+def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invocation: Invocation | None = None) -> int:
     """Runs ``command(argv)`` and turns what it raises into an exit status.
 
     Returns:
         0; 2 for a :class:`UserError`, printed as one line; 3 for :class:`StoppedByRule`; 130 for Ctrl-C; 143 for
-        SIGTERM; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``. Anything else is a defect and
-        keeps its traceback.
+        SIGTERM; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``; 1 for anything else. Of that
+        the person is told what the catalogue of `open_r1.troubleshooting` knows, and the trace goes into a file; what
+        it does not know is a defect, and keeps its trace on the screen too.
     """
+    invocation = invocation or Invocation(argv)
     apply_settings()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -95,7 +117,7 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
         with sigterm_raises():
             command(list(argv))
     except UserError as error:
-        _say(f"error: {error}", style="bold red")
+        invocation.situation.tell_user_error(error)
         return USER_ERROR_STATUS
     except StopRequested as stop:
         _say(str(stop), style="yellow")
@@ -111,7 +133,43 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str]) -> int
         return INTERRUPTED_STATUS
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except Exception as error:
+        invocation.situation.tell_defect(error)
+        return DEFECT_STATUS
+    finally:
+        if invocation.watcher:
+            invocation.watcher.ended()
     return 0
+
+
+class Invocation:
+    """One command line while it is run: what is told of its end, and who tells it.
+
+    Args:
+        argv: the words after ``open-r1``.
+    """
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.situation = Situation(list(argv))
+        self.watcher: Watcher | None = None
+
+    def dispatch(self, argv: list[str]) -> None:
+        """Runs the command that ``argv`` begins with.
+
+        Raises:
+            UserError: there is no such command, or a setting cannot be.
+        """
+        if not argv or argv[0] in ("-h", "--help", "help"):
+            _print_commands()
+        elif argv[0] in ("-V", "--version"):
+            print(f"open-r1 {__version__}")
+        else:
+            name, words = find_command(argv)
+            command = COMMANDS[name]
+            self.situation.folder = folder_of(config.parse(command.settings, words, prog=f"open-r1 {name}").config)
+            if command.watched:
+                self.watcher = watch(self.situation)
+            import_module(command.module).main(words)
 
 
 @contextmanager
@@ -137,18 +195,6 @@ def sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _dispatch(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        _print_commands()
-    elif argv[0] in ("-V", "--version"):
-        print(f"open-r1 {__version__}")
-    else:
-        name, words = find_command(argv)
-        command = COMMANDS[name]
-        config.parse(command.settings, words, prog=f"open-r1 {name}")
-        import_module(command.module).main(words)
 
 
 def find_command(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -14,7 +14,7 @@ from contextlib import closing
 
 from rich.console import Console
 
-from open_r1.cli import run_main
+from open_r1.cli import main as command_line
 from open_r1.config import EvaluateConfig, parse
 from open_r1.config.engine import without_effect
 from open_r1.evaluation.registry import resolve
@@ -57,4 +57,4 @@ def __getattr__(name: str) -> object:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, sys.argv[1:]))
+    sys.exit(command_line(["evaluate", *sys.argv[1:]]))

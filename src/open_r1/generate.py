@@ -14,7 +14,7 @@ from contextlib import closing
 
 from rich.console import Console
 
-from open_r1.cli import run_main
+from open_r1.cli import main as command_line
 from open_r1.config import GenerateConfig, parse
 from open_r1.config.engine import without_effect
 
@@ -49,4 +49,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, sys.argv[1:]))
+    sys.exit(command_line(["generate", *sys.argv[1:]]))

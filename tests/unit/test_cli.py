@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,9 +68,42 @@ def test_a_long_message_stays_one_line(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().err == f"error: {'word ' * 100}[bold] [/x]\n"
 
 
-def test_a_defect_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_main(raising(ZeroDivisionError()), [])
+def test_a_defect_keeps_its_traceback_and_leaves_a_file(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_main(raising(ZeroDivisionError("of mine")), ["sft", "--seed", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback (most recent call last):")
+    assert "\nZeroDivisionError: of mine\nerror:  this is a defect of open-r1 or of a library" in said
+    (file,) = tmp_path.iterdir()
+    assert said.endswith(f"the whole trace is in {file}\n")
+    assert "open-r1 sft --seed 1" in file.read_text() and "ZeroDivisionError: of mine" in file.read_text()
+
+
+def test_what_the_catalogue_knows_comes_without_a_trace(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert run_main(raising(OSError(28, "No space left on device", "/data/x")), ["grpo"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error:  the disk is full: /data/x could not be written.")
+    assert lines[1].startswith("change: open-r1 setup --data-disk")
+    assert any(line.startswith("see:    open-r1 doctor") for line in lines)
+    assert "Traceback" not in "".join(lines)
+    (file,) = tmp_path.iterdir()
+    assert lines[-1] == f"the whole trace is in {file}" and "Traceback" in file.read_text()
+
+
+def test_a_user_error_says_what_is_known_of_its_cause(capsys: pytest.CaptureFixture) -> None:
+    error = UserError("m: the model could not be loaded")
+    error.__cause__ = OSError(
+        "You are trying to access a gated repo.\nMake sure to have access to it at https://h.co/a/b."
+    )
+    assert run_main(raising(error), []) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "error:  m: the model could not be loaded"
+    assert lines[1].startswith("change: https://") and lines[-1].endswith("docs/troubleshooting.md#hub-gated")
 
 
 def test_telemetry_is_off_before_a_command_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +143,9 @@ def run_file(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("as_module", [False, True])
 def test_a_script_run_as_a_file_shadows_no_library(as_module: bool, tmp_path: Path) -> None:
     package = tmp_path / "src" / "open_r1"
-    for name in ("config", "machine"):
+    for name in ("config", "machine", "parallel", "troubleshooting"):
         shutil.copytree(SOURCE / name, package / name)
-    for name in ("__init__.py", "errors.py", "cli.py"):
+    for name in ("__init__.py", "errors.py", "files.py", "cli.py"):
         shutil.copy(SOURCE / name, package)
     (package / "sft.py").write_text(SCRIPT)
     (package / "evaluate.py").write_text("raise AssertionError('the script shadows the library')")

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "open_r1"
 
 LAYERS = (
     {"background", "errors", "files", "own_code", "rl", "config"},
-    {"data", "generation", "machine", "model", "parallel", "report", "rewards", "sandbox"},
+    {"data", "generation", "machine", "model", "parallel", "report", "rewards", "sandbox", "troubleshooting"},
     {"bench", "corpus", "doctor", "evaluation", "training"},
     {"pipeline", "planning"},
     {"commands"},
@@ -25,7 +25,19 @@ LAYERS = (
 RE_EXPORTS = {"configs", "utils"}
 """Published import paths: for users, nothing in the project imports them."""
 
-LIGHT = {"config", "errors", "files", "machine", "own_code", "rewards", "sandbox", "configs", "cli", "__main__"}
+LIGHT = {
+    "config",
+    "errors",
+    "files",
+    "machine",
+    "own_code",
+    "rewards",
+    "sandbox",
+    "configs",
+    "cli",
+    "__main__",
+    "troubleshooting",
+}
 """Rooms that import none of ``HEAVY``, directly or through another room."""
 
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "vllm"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ from rich.console import Console
 from open_r1.config import parse
 from open_r1.config.serve import ServeConfig
 from open_r1.errors import Terminated
+from open_r1.troubleshooting.watcher import end_at_once
 
 
 def main(argv: Sequence[str]) -> None:
@@ -45,9 +45,7 @@ def main(argv: Sequence[str]) -> None:
             server.serve_forever()
     except Terminated:
         # At once: a thread that still answers somebody aborts the process when the interpreter is taken down around it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(128 + signal.SIGTERM)
+        end_at_once(128 + signal.SIGTERM)
 
 
 def _end_with_stdin() -> None:

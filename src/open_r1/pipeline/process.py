@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from open_r1.troubleshooting.matching import of_signal
+from open_r1.troubleshooting.words import PAGE
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -66,8 +69,8 @@ def describe(status: int) -> str:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    hints = {"SIGKILL": ", most often because memory ran out", "SIGFPE": ", a defect of some cuBLAS versions in bf16"}
-    return f"ended by {name}{hints.get(name, '')}"
+    entry = of_signal(name)
+    return f"ended by {name}: {entry.title}, {PAGE}#{entry.name}" if entry else f"ended by {name}"
 
 
 def _in_foreground() -> bool:

@@ -13,7 +13,7 @@ _WIDTH, _HEIGHT = 320, 168
 _LEFT, _TOP, _BOTTOM = 46, 10, 20
 _DRAWN_POINTS, _HOVER_POINTS = 240, 60
 _SMOOTHED_FROM = 40
-_LABEL_HEIGHT = 12
+_LABEL_HEIGHT, _LETTER = 12, 6.3
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def line_chart(
         marks: drawn over the whole height.
     """
     many = len(series) > 1
-    right = 84 if many else 14
+    labels = [_clip(line.label) for line in series]
+    right = max(40, 14 + _LETTER * max(map(len, labels))) if many else 14
     low, high = domain([y for line in series for _, y in line.points])
     y_ticks = ticks(min(low, 0.0) if form is share else low, high)
     x_low, x_high = min(line.points[0][0] for line in series), max(line.points[-1][0] for line in series)
@@ -75,8 +76,8 @@ def line_chart(
         ends.append(at_y(shown[-1][1]))
     if many:
         parts += [
-            element("text", _clip(line.label), x=_WIDTH - right + 6, y=f"{y + 3.5:.1f}", class_=f"end s{number % 8}")
-            for number, (line, y) in enumerate(zip(series, _spread(ends), strict=True))
+            element("text", label, x=_r(_WIDTH - right + 6), y=f"{y + 3.5:.1f}", class_=f"end s{number % 8}")
+            for number, (label, y) in enumerate(zip(labels, _spread(ends), strict=True))
         ]
     parts.append(_hover(series, at_x, form))
     parts += [_mark(mark, at_x(min(max(mark.step, x_low), x_high))) for mark in marks]
@@ -182,7 +183,7 @@ def _spread(places: Sequence[float]) -> list[float]:
     return moved
 
 
-def _clip(label: str, length: int = 14) -> str:
+def _clip(label: str, length: int = 18) -> str:
     return label if len(label) <= length else f"{label[: length - 1]}…"
 
 

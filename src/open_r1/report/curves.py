@@ -77,7 +77,7 @@ GROUPS = (
     Group("Gradient norm", r"grad_norm"),
     Group("Tokens per second", r"tokens_per_second"),
     Group("Share of the chip's peak", r"mfu", share),
-    Group("Peak memory, GiB", r"peak_memory_gib", smoothed=False),
+    Group("Peak memory, GiB", r"peak_(memory|(?P<label>reserved))_gib", smoothed=False),
     Group("Seconds by phase", r"(seconds|time|timing)[/_](?P<label>.+)|(?P<other>.+)_seconds"),
 )
 
