@@ -2,74 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from sft_job import Job
 
+from open_r1.bench.packs import Repeating, made_up_tokens
 from open_r1.config import SFTConfig, parse
 from open_r1.data.bad_rows import BadRows
 from open_r1.data.pack import Pack
 from open_r1.data.tokens import TokenStore
-from open_r1.training.batches import StepBatch
 from open_r1.training.sft_source import SFTSource
 from open_r1.training.signals import StopSignal
 
 TOKEN_FIELDS = ("input_ids", "loss_mask", "offsets", "rows", "targets")
-PROMPT = 128  # tokens at the start of each sequence that are not trained on
-SPREAD = 0.75  # standard deviation of the lengths' logarithm
 
 
 def token_store(job: Job) -> TokenStore:
     """The sequences of ``job.tokens`` where that is given, else made-up ones."""
     if not job.tokens:
-        return made_up(job)
+        return made_up_tokens(job.shape["vocab_size"], job.steps * job.packs * job.length, job.length, job.mean)
     with np.load(job.tokens) as stored:
         fields = {name: stored[name] for name in TOKEN_FIELDS}
     return TokenStore(**fields, bad_rows=BadRows(False, 5), cached=True)
 
 
-def made_up(job: Job) -> TokenStore:
-    """Seeded sequences with lognormal lengths, their first tokens without loss.
-
-    Tokens at even places follow Zipf's law; the one after each is a fixed function of it: something that can be learnt.
-    """
-    rng = np.random.default_rng(0)
-    vocabulary = job.shape["vocab_size"]
-    count = max(400, int(1.3 * job.steps * job.packs * job.length / job.mean))
-    lengths = rng.lognormal(np.log(job.mean) - SPREAD**2 / 2, SPREAD, count)
-    lengths = lengths.clip(job.mean // 20, max(job.length, 3 * job.mean)).astype(np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    weight = 1.0 / (np.arange(vocabulary) + 2.7)
-    ranks = np.searchsorted(np.cumsum(weight / weight.sum()), rng.random(int(offsets[-1])))
-    ids = rng.permutation(vocabulary)[ranks.clip(max=vocabulary - 1)].astype(np.int32)
-    ids[1::2] = rng.permutation(vocabulary)[ids[: len(ids) - 1 : 2]]
-    prompt = min(PROMPT, job.mean // 40)
-    place = np.arange(len(ids)) - np.repeat(offsets[:-1], lengths)
-    return TokenStore(
-        input_ids=ids,
-        loss_mask=(place >= prompt).astype(np.uint8),
-        offsets=offsets,
-        rows=np.arange(count),
-        targets=np.stack([np.full(count, prompt), lengths], axis=1),
-        bad_rows=BadRows(False, 5),
-        cached=True,
-    )
-
-
-def repeating(job: Job) -> type[SFTSource]:
-    """Our source, which gives the packs of the first ``job.steps`` steps again and again.
-
-    So the timed steps train on packs that the warm-up has met. Libraries choose and load kernels at each new number of
-    tokens; a system of changing shapes spends most of its first hundred steps on that, and none later.
-    """
-
-    class Repeating(SFTSource):
-        def batch(self, step: int, stop: StopSignal) -> StepBatch:
-            return super().batch(step % job.steps, stop)
-
-    return Repeating
+def repeating(job: Job) -> Callable[..., SFTSource]:
+    """Our source, with the packs of the first ``job.steps`` steps again and again: what is timed was met before."""
+    return partial(Repeating, distinct=job.steps)
 
 
 class JobPacks:
