@@ -218,8 +218,11 @@ class GRPOSource:
         self._settle_draft()
         kept, self._kept = self._kept, None
         drawn = kept[1] if kept is not None and kept[0] == step else None
-        # Weights are loaded by all ranks or by none: one may have given up, for a checkpoint, what others had in time.
-        if not self._runtime.max(float(drawn is None)):
+        missing = drawn is None
+        if self._config.async_steps:
+            # All ranks load weights or none does: one may have given up, for a checkpoint, what others had in time.
+            missing = bool(self._runtime.max(float(missing)))
+        if not missing:
             seconds["idle"] = time.perf_counter() - start
         else:
             self._load_weights()
