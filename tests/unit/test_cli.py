@@ -75,7 +75,7 @@ def test_a_defect_keeps_its_traceback_and_leaves_a_file(
     assert run_main(raising(ZeroDivisionError("of mine")), ["sft", "--seed", "1"]) == 1
     said = capsys.readouterr().err
     assert said.startswith("Traceback (most recent call last):")
-    assert "\nZeroDivisionError: of mine\nerror:  this is a defect of open-r1 or of a library" in said
+    assert "\nZeroDivisionError: of mine\nerror: this is a defect of open-r1 or of a library" in said
     (file,) = tmp_path.iterdir()
     assert said.endswith(f"the whole trace is in {file}\n")
     assert "open-r1 sft --seed 1" in file.read_text() and "ZeroDivisionError: of mine" in file.read_text()
@@ -87,7 +87,7 @@ def test_what_the_catalogue_knows_comes_without_a_trace(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert run_main(raising(OSError(28, "No space left on device", "/data/x")), ["grpo"]) == 1
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("error:  the disk is full: /data/x could not be written.")
+    assert lines[0].startswith("error: the disk is full: /data/x could not be written.")
     assert lines[1].startswith("change: open-r1 setup --data-disk")
     assert any(line.startswith("see:    open-r1 doctor") for line in lines)
     assert "Traceback" not in "".join(lines)
@@ -102,7 +102,7 @@ def test_a_user_error_says_what_is_known_of_its_cause(capsys: pytest.CaptureFixt
     )
     assert run_main(raising(error), []) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "error:  m: the model could not be loaded"
+    assert lines[0] == "error: m: the model could not be loaded"
     assert lines[1].startswith("change: https://") and lines[-1].endswith("docs/troubleshooting.md#hub-gated")
 
 

@@ -15,7 +15,7 @@ from open_r1.troubleshooting.trace_file import write_trace
 from open_r1.troubleshooting.words import lines_of, say, words_of
 
 DEFECT = (
-    "error:  this is a defect of open-r1 or of a library: nothing in docs/troubleshooting.md fits it. When you report "
+    "error: this is a defect of open-r1 or of a library: nothing in docs/troubleshooting.md fits it. When you report "
     "it, add the file with the trace; keys and tokens are left out of it."
 )
 
@@ -66,5 +66,4 @@ class Situation:
             return
         match = find(error.__cause__) if error.__cause__ is not None else None
         lines = lines_of(match.entry, match.groups, words_of(self.argv))[1:] if match and turn == "first" else []
-        label = "error:  " if lines else "error: "
-        say([f"{label}{error}" if turn == "first" else f"rank {self.rank.number}: {error}", *lines], stream)
+        say([f"error: {error}" if turn == "first" else f"rank {self.rank.number}: {error}", *lines], stream)

@@ -49,7 +49,7 @@ def tell_signal(
     if rank.turn(happened.replace(process, "").replace(f"rank {rank.number}", "")) != "first":
         say([f"rank {rank.number} was ended by {name or 'SIGKILL'}, after another process had failed"], stream)
     elif entry is None:
-        say([f"error:  {happened}"], stream)
+        say([f"error: {happened}"], stream)
     else:
         if _at_a_prompt(stream):
             print(file=stream)

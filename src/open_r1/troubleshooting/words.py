@@ -36,7 +36,7 @@ def lines_of(entry: Entry, groups: Mapping[str, str], words: str, *, happened: s
     plans = words.startswith(("sft", "grpo"))
     see = [fill(line, gaps) for line in entry.see if plans or "{words}" not in line or not words]
     return [
-        f"error:  {first}",
+        f"error: {first}",
         *_labelled("change:", changes),
         *_labelled("see:", [*see, f"{PAGE}#{entry.name}"]),
     ]
@@ -103,7 +103,7 @@ def _wrapped(line: str, width: int) -> list[str]:
     if not line.startswith("error:"):
         return [line]
     return textwrap.wrap(
-        line, width, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        line, width, subsequent_indent=" " * 7, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
     )
 
 

@@ -16,7 +16,7 @@ def test_a_log_is_looked_up(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     log = b"\xff step 3\nRuntimeError: CUDA error: out of memory\n"
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(log), isatty=lambda: False))
     assert main([]) == 0
-    assert capsys.readouterr().out.startswith("error:  the memory of the GPU is used up.")
+    assert capsys.readouterr().out.startswith("error: the memory of the GPU is used up.")
 
 
 def test_an_entry_or_a_message_is_looked_up(capsys: pytest.CaptureFixture) -> None:

@@ -62,7 +62,7 @@ def test_a_fatal_signal_is_named_with_its_stacks(name: str, entry: str, tmp_path
     done = run(kill_self(name), tmp_path)
     assert done.returncode == -getattr(signal, name)
     lines = done.stderr.splitlines()
-    assert f"was ended by {name}." in lines[0] and lines[0].startswith("error:  the run (process ")
+    assert f"was ended by {name}." in lines[0] and lines[0].startswith("error: the run (process ")
     assert f"        docs/troubleshooting.md#{entry}" in lines
     assert lines[-1] == f"where each thread was is in {tmp_path / 'signal-rank0.txt'}"
     text = (tmp_path / "signal-rank0.txt").read_text()
@@ -194,7 +194,7 @@ def test_of_several_ranks_one_tells_all(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_an_unknown_signal_is_named_at_least() -> None:
-    assert told("SIGUSR1", []) == "error:  the run (process 4711) was ended by SIGUSR1.\n"
+    assert told("SIGUSR1", []) == "error: the run (process 4711) was ended by SIGUSR1.\n"
 
 
 def test_counts_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
