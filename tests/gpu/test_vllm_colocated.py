@@ -21,6 +21,7 @@ from torch import Tensor
 from training_runs import SOURCE, flags
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from open_r1.background import Background
 from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
 from open_r1.generation.engine import Completion, Request, SamplingParams
 
@@ -48,7 +49,7 @@ def model(checkpoint: Path) -> PreTrainedModel:
 @pytest.fixture(scope="module")
 def engine(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ColocatedEngine]:
     """It sleeps between generations; its cache holds about a third of what the tests draw at once."""
-    options = ColocatedOptions(128, 256, cache_bytes=2**20 * 6, sleeps=True, enforce_eager=True)
+    options = ColocatedOptions(128, 256, cache_bytes=2**20 * 6, sleeps=True, enforce_eager=True, own_stream=True)
     engine = ColocatedEngine(str(checkpoint), options, log=tmp_path_factory.mktemp("log") / "vllm.log")
     yield engine
     engine.close()
@@ -60,6 +61,10 @@ def weights(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
 
 def draw(engine: ColocatedEngine, model: PreTrainedModel, params: SamplingParams, copies: int = 8) -> list[Completion]:
     engine.load_weights(iter(weights(model)))
+    return drawn(engine, params, copies)
+
+
+def drawn(engine: ColocatedEngine, params: SamplingParams, copies: int) -> list[Completion]:
     requests = [
         Request(place * copies + sample, ids, seed=2**62 + 1000 * place + sample)
         for place, ids in enumerate(PROMPTS)
@@ -112,6 +117,24 @@ def test_new_weights_draw_something_else(engine: ColocatedEngine, model: PreTrai
     assert np.abs(engine_says - torch.cat(near).numpy()).mean() < 0.03
     again = draw(engine, model, params, 1)
     assert sum(a.token_ids == b.token_ids for a, b in zip(before, again, strict=True)) > 20
+
+
+def test_another_thread_draws_the_same_while_the_gpu_is_busy(engine: ColocatedEngine, model: PreTrainedModel) -> None:
+    params = SamplingParams(64, stop_token_ids=(STOP,))
+    alone = draw(engine, model, params, 4)
+    engine.load_weights(iter(weights(model)))
+    work, rounds = torch.randn(8192, 8192, device="cuda"), 0
+    drawing = Background(drawn, engine, params, 4)
+    while drawing.running:
+        for _ in range(20):  # some hundred milliseconds, many steps of decoding
+            work = torch.nn.functional.normalize(work @ work)
+        torch.cuda.current_stream().synchronize()
+        rounds += 1
+    beside = drawing.result()
+    assert rounds > 1
+    same = [(a, b) for a, b in zip(alone, beside, strict=True) if a.token_ids == b.token_ids]
+    assert len(same) > 0.9 * len(alone)  # batches may be cut otherwise, and round otherwise
+    assert max(np.abs(np.asarray(a.logprobs) - np.asarray(b.logprobs)).max() for a, b in same) < 0.5
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from __future__ import annotations
 import gc
 import itertools
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +34,9 @@ IN_PROCESS = {
 SCHEDULED = ("0.26.", "0.28.")
 """Versions of vLLM whose scheduler `decode_scheduler` was held against, step by step."""
 
+_LOST: list[Any] = []
+"""Engines that a CUDA error has left behind: their destructors throw, which would end the process before it is told."""
+
 
 @dataclass(frozen=True)
 class ColocatedOptions:
@@ -48,6 +50,8 @@ class ColocatedOptions:
         sleeps: gives weights and cache back between generations.
         processes: of the training run; each has an engine.
         logprobs: whether completions come with the log-probabilities of their tokens.
+        own_stream: work in a CUDA stream of its own, for a thread that draws while another one trains: kernels of one
+            stream wait in line.
     """
 
     max_model_length: int
@@ -62,6 +66,7 @@ class ColocatedOptions:
     logprobs: bool = True
     seed: int = 0
     memory_share: float | None = None
+    own_stream: bool = False
 
 
 class ColocatedEngine(VllmEngine):
@@ -69,6 +74,9 @@ class ColocatedEngine(VllmEngine):
 
     Requests with one prompt are sent as one, whose first seed decides the draws of all: sample ``i`` is drawn with that
     seed plus ``i``.
+
+    Whichever thread calls, the engine works in one CUDA stream, that of its start: there vLLM goes on after each step
+    whose stream was another one, and copies tokens before they are drawn.
 
     Args:
         model: hub id or local folder; of it only the configuration is read, the weights come by `load_weights`.
@@ -80,13 +88,14 @@ class ColocatedEngine(VllmEngine):
 
     def __init__(self, model: str, options: ColocatedOptions, *, log: Path) -> None:
         self._options, self._log = options, log
-        self._llm = _start(model, options, log)
+        self._llm, self._cuda_stream = _start(model, options, log)
+        self._device = torch.cuda.current_device()
         self.context = options.max_model_length
         self._names = itertools.count()
         self._asleep = False
-        self._device, self._side = torch.cuda.current_device(), torch.cuda.Stream()
         self._logprobs = follow_sampler(self._llm) if options.logprobs else None
         self._asks = options.logprobs and self._logprobs is None
+        self._cuda_stream.synchronize()
         if options.sleeps:
             self._sleep()
         # What two libraries have built by now stays for good; looking through it again and again costs whole steps.
@@ -100,11 +109,17 @@ class ColocatedEngine(VllmEngine):
 
     def close(self) -> None:
         """Gives back the GPU's memory; harmless when repeated."""
-        if self._llm is None:
+        llm, self._llm, self._logprobs = self._llm, None, None
+        if llm is None:
+            return
+        try:
+            self._cuda_stream.synchronize()
+        except RuntimeError:  # of CUDA, after which nothing can be given back
+            _LOST.append(llm)
             return
         with suppress(Exception):
-            self._llm.llm_engine.engine_core.shutdown()
-        self._llm = self._logprobs = None
+            llm.llm_engine.engine_core.shutdown()
+        del llm
         torch.cuda.empty_cache()
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -113,11 +128,14 @@ class ColocatedEngine(VllmEngine):
         Raises:
             UserError: there is no memory to wake up in.
         """
+        caller = torch.cuda.current_stream()
+        caller.wait_stream(self._cuda_stream)  # a step that was given up may still read the weights before
         self._wake("weights")
         with torch.no_grad():
             self._llm.apply_model(lambda model: len(list(model.load_weights(weights))))
         self._wake("kv_cache")
         self._llm.reset_prefix_cache()
+        self._cuda_stream.wait_stream(caller)
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
         """As `VllmEngine.generate`; log-probabilities are those of softmax(logits / temperature) where nothing is cut
@@ -138,23 +156,20 @@ class ColocatedEngine(VllmEngine):
                 f"vLLM ran out of memory while it was drawing ({str(error).splitlines()[0][:120]}): lower "
                 "--vllm_gpu_memory_utilization or --vllm_max_num_seqs, or set --vllm_enable_sleep_mode true"
             ) from error
-        self._side.synchronize()
+        self._cuda_stream.synchronize()  # log-probabilities are read in other streams
         if self._options.sleeps:
             self._sleep()
 
-    def _aside(self) -> AbstractContextManager[Any]:
-        """In a thread that draws while the policy trains, a stream of its own: kernels of one stream wait in line."""
-        if threading.current_thread() is threading.main_thread():
-            return nullcontext()
-        torch.cuda.set_device(self._device)
-        return torch.cuda.stream(self._side)
+    def _in_stream(self) -> AbstractContextManager[Any]:
+        torch.cuda.set_device(self._device)  # each thread has its own
+        return torch.cuda.stream(self._cuda_stream)
 
     def _add(self, engine: Any, batch: list[Request], params: SamplingParams) -> str:
-        with self._aside():
+        with self._in_stream():
             return super()._add(engine, batch, params)
 
     def _step(self, engine: Any) -> list[Any]:
-        with self._aside():
+        with self._in_stream():
             return super()._step(engine)
 
     def _batches(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[list[Request]]:
@@ -169,7 +184,7 @@ class ColocatedEngine(VllmEngine):
 
     def _completions(self, name: str, batch: list[Request], output: Any) -> Iterator[Completion]:
         prompt = len(batch[0].prompt_ids)
-        with self._aside():
+        with self._in_stream():
             logprobs = [
                 self._logprobs_of((name, number), prompt, answer) for number, answer in enumerate(output.outputs)
             ]
@@ -202,22 +217,25 @@ class ColocatedEngine(VllmEngine):
         self._asleep = part == "weights"
 
 
-def _start(model: str, options: ColocatedOptions, log: Path) -> Any:
+def _start(model: str, options: ColocatedOptions, log: Path) -> tuple[Any, torch.cuda.Stream]:
+    """The ``vllm.LLM``, and the stream in which it works."""
     os.environ.update(IN_PROCESS)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     check_machine("use_vllm")
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_bytes(b"")
+    own = torch.cuda.Stream() if options.own_stream else None
     try:
         with output_to(log):
-            from vllm import LLM
+            from vllm import LLM  # before the stream is entered: from its import on vLLM keeps track of streams
 
-            llm = LLM(model=model, **_arguments(options))
+            with torch.cuda.stream(own):  # of None: nothing changes
+                llm = LLM(model=model, **_arguments(options))
     except Exception as error:
         raise UserError(f"vLLM could not start with {model}: {explain(log, str(error))}") from error
     log_to(log)
-    return llm
+    return llm, own or torch.cuda.current_stream()
 
 
 def _arguments(options: ColocatedOptions) -> dict[str, Any]:

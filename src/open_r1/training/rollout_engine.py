@@ -114,6 +114,7 @@ def _colocated(
         processes=runtime.world_size,
         enforce_eager=config.vllm_enforce_eager,
         trust_remote_code=config.trust_remote_code,
+        own_stream=bool(config.async_steps),
     )
     log = Path(config.output_dir) / LOG.format(rank=runtime.rank)
     return ColocatedEngine(config.model_name_or_path, options, log=log)

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from cuda_streams import Stream, Streams, make_up_streams
 
 from open_r1.errors import UserError
+from open_r1.generation import colocated_engine
 from open_r1.generation.colocated_engine import ColocatedEngine, ColocatedOptions
 from open_r1.generation.engine import Request, SamplingParams
 
 PARAMS = SamplingParams(8, stop_token_ids=(0,))
 WEIGHTS = [("model.norm.weight", torch.ones(2)), ("lm_head.weight", torch.zeros(2))]
+
+
+@pytest.fixture(autouse=True)
+def streams(monkeypatch: pytest.MonkeyPatch) -> Streams:
+    return make_up_streams(monkeypatch)
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +37,6 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> type:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(synchronize=lambda: None))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     return fake_vllm
 
 
@@ -152,6 +156,64 @@ def test_it_draws_in_another_thread_too(log: Path) -> None:
     assert len(found) == 2
     assert np.asarray(found[0].logprobs).shape == (2,)
     drawing.close()
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_it_works_in_one_stream_whoever_calls(
+    log: Path, vllm: type, streams: Streams, monkeypatch: pytest.MonkeyPatch, own: bool
+) -> None:
+    """After each step vLLM makes the stream of its start the current one, and does the rest of the step there."""
+    began, ended = [], []
+    monkeypatch.setattr(vllm, "start", staticmethod(lambda: began.append(streams.current())))
+    drawing = engine(log, own_stream=own)
+    assert streams.current() is streams.default
+    work = drawing.llm.llm_engine.step
+
+    def step() -> list[Any]:
+        began.append(streams.current())
+        streams.set(began[0])
+        ended.append(streams.current())
+        return work()
+
+    def draw() -> None:
+        before = streams.current()
+        list(drawing.generate(requests((1,), (2,)), PARAMS))
+        assert streams.current() is before
+
+    drawing.llm.llm_engine.step = step
+    draw()
+    thread = Thread(target=draw)
+    thread.start()
+    thread.join()
+    assert len(ended) == 4 and set(began) == set(ended) and len(set(began)) == 1
+    assert (began[0] is not streams.default) == own
+    drawing.close()
+
+
+def test_weights_wait_for_steps_and_steps_for_weights(log: Path, streams: Streams) -> None:
+    drawing = engine(log, own_stream=True)
+    seen: list[Stream] = []
+
+    def weights() -> Iterator[tuple[str, torch.Tensor]]:
+        seen.extend(streams.default.waits)
+        assert not seen[0].waits
+        yield from WEIGHTS
+
+    drawing.load_weights(weights())
+    assert len(seen) == 1 and seen[0].waits == [streams.default]
+    drawing.close()
+
+
+def test_after_a_cuda_error_the_engine_is_left_alone(
+    log: Path, streams: Streams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(colocated_engine, "_LOST", [])
+    drawing = engine(log)
+    llm, streams.default.broken = drawing.llm, True
+    drawing.close()
+    drawing.close()
+    (lost,) = colocated_engine._LOST
+    assert lost is llm and llm.llm_engine.engine_core.calls == 0
 
 
 def test_a_start_that_fails_is_one_line_of_its_log(log: Path, vllm: type, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from cuda_streams import make_up_streams
 
 from open_r1.background import Background
 from open_r1.config import ServeConfig
@@ -38,10 +38,9 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> type:
         "set_device": lambda device: None,
         "empty_cache": lambda: None,
         "synchronize": lambda: None,
-        "Stream": lambda: SimpleNamespace(synchronize=lambda: None),
-        "stream": lambda stream: nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
+    make_up_streams(monkeypatch)
     return fake_vllm
 
 

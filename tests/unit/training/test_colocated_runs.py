@@ -9,14 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from cuda_streams import make_up_streams
 from torch import Tensor
 from training_runs import Run, assert_same_weights, flags, train
 
@@ -44,8 +44,7 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    monkeypatch.setattr(torch.cuda, "Stream", lambda: SimpleNamespace(synchronize=lambda: None))
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    make_up_streams(monkeypatch)
     vllm = sys.modules["vllm"]
     step = vllm.LLMEngine.step
     monkeypatch.setattr(vllm.LLMEngine, "step", lambda engine: likely(step(engine)))
@@ -132,6 +131,22 @@ def test_the_weights_of_every_step_reach_the_engine(
     # A runner that cannot be followed was asked for log-probabilities: only with these is there a mismatch.
     assert all("mismatch" in line for line in run.metrics)
     assert_closed(vllm)
+
+
+@pytest.mark.parametrize("async_steps", [0, 1])
+def test_what_is_drawn_beside_training_has_a_stream_of_its_own(
+    async_steps: int, vllm: ModuleType, settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, step = set(), vllm.LLMEngine.step
+
+    def note(engine: Any) -> list[Any]:
+        used.add(torch.cuda.current_stream())
+        return step(engine)
+
+    monkeypatch.setattr(vllm.LLMEngine, "step", note)
+    train("grpo", tmp_path / "run", **settings, async_steps=async_steps)
+    (stream,) = used
+    assert (stream is torch.cuda.current_stream()) == (not async_steps)
 
 
 @pytest.mark.parametrize(
