@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from training_runs import Run, assert_close_weights, train
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from open_r1.config import parse
+from open_r1.config.plan import PlanSFTConfig
 from open_r1.data.pack import TrainingSequence, make_pack
 from open_r1.errors import UserError
 from open_r1.generation.colocated_engine import free_share
@@ -22,6 +24,7 @@ from open_r1.model.attention import NAME
 from open_r1.model.layers import LEVELS
 from open_r1.model.memory import ModelShape, Workload, device_memory, estimate_memory
 from open_r1.model.pack_model import PackModel
+from open_r1.planning.reading import read_machine
 from open_r1.training.low_memory_adamw import LowMemoryAdamW, join_bits
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -162,6 +165,14 @@ def test_an_engine_is_told_what_the_cap_leaves(cap: Callable) -> None:
     held = torch.empty(2**30, dtype=torch.uint8, device="cuda")
     assert free_share() == pytest.approx((4 * 2**30 - torch.cuda.memory_reserved()) / total, rel=1e-3)
     del held
+
+
+def test_a_plan_is_made_for_what_the_cap_leaves(cap: Callable) -> None:
+    cap(4 * 2**30)
+    words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]
+    machine = read_machine(parse(PlanSFTConfig, words, prog="open-r1 plan sft").config)
+    assert (machine.gpus, machine.launcher) == (torch.cuda.device_count(), "none" if machine.gpus == 1 else "ddp")
+    assert 3.9 * 2**30 < machine.memory <= 4 * 2**30
 
 
 @pytest.mark.parametrize("compiled", [False, True])

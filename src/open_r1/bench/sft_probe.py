@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from open_r1.bench.cases import SFTCase, settings_of
 from open_r1.bench.gate import wait_for_gate
 from open_r1.bench.packs import Repeating, made_up_tokens
 from open_r1.bench.shapes import SHAPES
+from open_r1.config import SFTConfig
 from open_r1.data.tokens import TokenStore
 from open_r1.machine.answer import Answer
 from open_r1.model.attention import NAME
@@ -64,9 +66,17 @@ def measure(
         ``recompute``, ``compiled``, ``start`` (seconds until the layers were compiled), ``peak`` (bytes of tensors; 0
         on a CPU).
     """
-    started = time.perf_counter()
     config = settings_of(case, capability)
-    runtime = Runtime("bf16" if config.bf16 else "fp16" if config.fp16 else "no", config.cpu_threads)
+    # Closed, so that what comes next in this process may have another precision.
+    with closing(Runtime("bf16" if config.bf16 else "fp16" if config.fp16 else "no", config.cpu_threads)) as runtime:
+        return _train(case, config, runtime, store, begin)
+
+
+def _train(
+    case: SFTCase, config: SFTConfig, runtime: Runtime, store: TokenStore, begin: Callable[[str], None]
+) -> dict[str, Any]:
+    """As `measure`, whose settings ``config`` are."""
+    started = time.perf_counter()
     begin("making weights")
     module, optimizer = prepare_model(config, runtime, random_model(case, weights_dtype(config), runtime.device))
     begin("compiling")

@@ -27,7 +27,7 @@ from open_r1.machine.rates import rates_file, save_rates
 if TYPE_CHECKING:
     from open_r1.bench.session import Session
 
-FACTS_SECONDS = 60.0
+FACTS_SECONDS = 150.0
 PACKAGES = ("transformers", "flash-attn-4", "vllm")
 
 

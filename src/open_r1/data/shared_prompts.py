@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+NOWHERE = 64
+"""Numbers that stand for no token. Gradients of all that are of one number are added up one after the other."""
+
 
 @dataclass(frozen=True)
 class SharedPrompts:
@@ -23,7 +26,8 @@ class SharedPrompts:
         lengths: of each sequence, how many of its first tokens are not computed, since they are those of the nearest
             sequence before it that is computed whole (0).
         computed_index: int64 [C], the tokens that are computed.
-        key_index: int64 [T], of each token which of the computed ones it is; padded, with C beyond them: none.
+        key_index: int64 [T], of each token which of the computed ones it is; padded, with C to C + `NOWHERE` - 1 beyond
+            them: none.
         cu_computed: int32 [S + 1], cumulative numbers of computed tokens by sequence.
     """
 
@@ -83,7 +87,7 @@ class SharedPrompts:
         while keys < tokens + missing:
             keys *= 2
         more = torch.arange(missing, device=index.device)
-        none = index.new_full((keys - tokens - missing,), computed + missing)
+        none = computed + missing + torch.arange(keys - tokens - missing, device=index.device) % NOWHERE
         ends = self.cu_computed.new_full((sequences + 1 - len(self.cu_computed),), computed + missing)
         return SharedPrompts(
             lengths=(*self.lengths, 0) if missing else self.lengths,

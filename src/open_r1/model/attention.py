@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from open_r1.data.pack import Pack
+from open_r1.data.shared_prompts import NOWHERE
 from open_r1.errors import UserError
 from open_r1.model.flash import flash_attention_4, varlen_attention
 from open_r1.model.kernels import (
@@ -168,9 +169,10 @@ def _groups(documents: Documents, device: torch.device) -> tuple[tuple[Tensor, T
 def _repeated(computed_CHD: Tensor, key_index: Tensor) -> Tensor:
     """Keys or values of every sequence with its prompt, [T, H, D], and zeros where ``key_index`` says: none.
 
-    Kernels leave the gradient of those undefined; it goes to the row that is appended here, and no further.
+    Kernels leave the gradient of those undefined; it goes to the rows that are appended here, and no further.
     """
-    return torch.cat([computed_CHD, torch.zeros_like(computed_CHD[:1])]).index_select(0, key_index)
+    nowhere = computed_CHD.new_zeros(NOWHERE, *computed_CHD.shape[1:])
+    return torch.cat([computed_CHD, nowhere]).index_select(0, key_index)
 
 
 AttentionInterface.register(NAME, attention_forward)

@@ -191,9 +191,11 @@ def device_memory(device: torch.device) -> int | None:
     """Bytes that this process can have on a CUDA device, with what it holds already; None elsewhere."""
     if device.type != "cuda":
         return None
-    free, total = torch.cuda.mem_get_info(device)
-    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device))
-    return min(free + torch.cuda.memory_reserved(device), allowed)
+    # Of the functions below one wants a number, and "cuda" alone has none.
+    number = torch.cuda.current_device() if device.index is None else device.index
+    free, total = torch.cuda.mem_get_info(number)
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(number))
+    return min(free + torch.cuda.memory_reserved(number), allowed)
 
 
 def _kept_bytes(shape: ModelShape, work: Workload, level: str) -> int:

@@ -38,16 +38,25 @@ def plan_first(config: Config, runtime: Runtime) -> Config:
     memory = -runtime.max(-float(memory))
     model, machine = read_model(config), machine_of_run(runtime, memory)
     adjusted, lines = fitted(config, model, machine)
-    try:
-        check_output_disk(config, model, machine)
-    except UserError as error:
+    # Of the rank that writes: the others' machines may have other disks, and all have to hear of it.
+    found = disk_problem(config, model, machine) if runtime.is_main else ""
+    if problem := runtime.gather([found])[0]:
         if config.plan == "auto":
-            raise UserError(f"{error}; or go on all the same with --plan warn") from None
-        lines = [*lines, str(error)]
+            raise UserError(f"{problem}; or go on all the same with --plan warn")
+        lines = [*lines, problem]
     if runtime.is_main:
         for line in lines:
             console.print(f"[yellow]{line}[/]")
     return adjusted
+
+
+def disk_problem(config: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> str:
+    """What the folder's disk lacks, and what to do; "" where the run's files fit."""
+    try:
+        check_output_disk(config, model, machine)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def fitted(config: Config, model: Model, machine: Machine) -> tuple[Config, list[str]]:

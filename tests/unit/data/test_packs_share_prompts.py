@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_r1.data.pack import Pack, TrainingSequence, empty_like, make_pack, merge_packs, pad_pack, split_pack
-from open_r1.data.shared_prompts import SharedPrompts
+from open_r1.data.shared_prompts import NOWHERE, SharedPrompts
 
 PROMPT, OTHER = [7, 8], [9]
 ANSWERS = [[1, 2], [3], [4, 5]]
@@ -73,13 +73,15 @@ def test_padding() -> None:
     assert padded.computed == 12 and padded.padding == 3 and padded.trained_lengths == (4, 3, 4, 2)
     assert padded.cu_seqlens.tolist() == [0, 4, 7, 11, 13, 16, 16, 16]
     assert padded.shared.cu_computed.tolist() == [0, 4, 5, 7, 9, 12, 12, 12]
-    assert padded.shared.key_index.tolist()[13:] == [9, 10, 11] + [12] * 8  # 12: none
+    assert padded.shared.key_index.tolist()[13:] == [9, 10, 11, *range(12, 20)]  # from 12 on: none
     assert_whole(padded)
     for tokens in (9, 10, 14):
         assert len(pad_pack(pack(), tokens, 7).shared.key_index) == 2 * tokens
     many = make_pack([sequence([1] * 20, [2])] * 8, [0] + [20] * 7)
     assert (len(many), many.computed) == (168, 28)
     assert len(pad_pack(many, 30, 9).shared.key_index) == 8 * 30
+    none = pad_pack(many, 30, 9).shared.key_index[170:]
+    assert none.min() == 30 and none.max() == 30 + NOWHERE - 1 and none.bincount().max() == 2
 
 
 def test_merged_and_emptied() -> None:

@@ -69,8 +69,10 @@ def test_torch_that_dies_or_is_damaged() -> None:
 
 
 def test_a_driver_too_old_for_torchs_cuda() -> None:
-    found = check_driver(TORCH, Driver("535.129.03", (H200,)))
+    found = check_driver(Torch("2.11.0+cu130", "13.0", error="too old"), Driver("535.129.03", (H200,)))
     assert found.level == "fail" and "CUDA 13.0" in found.summary and "580" in found.fix
+    started = check_driver(TORCH, Driver("535.129.03", (H200,)))
+    assert started.level == "ok" and "CUDA starts all the same" in started.summary
     assert check_driver(Torch("2.6.0", "12.4"), Driver("535.129.03", (H200,))).level == "ok"
     assert check_driver(TORCH, DRIVER).summary == "580.65.06"
     assert check_driver(TORCH, Driver()).summary.startswith("its version is not known")

@@ -205,6 +205,19 @@ def test_a_cpu_has_no_device_memory() -> None:
     assert device_memory(torch.device("cpu")) is None
 
 
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test_memory_of_a_device_with_and_without_its_number(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def share(device: torch.device | int) -> float:
+        torch.cuda._utils._get_device_index(device)  # as torch's own: a number, or a device that has one
+        return 0.5
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60, 100))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", share)
+    assert device_memory(torch.device(name)) == 50
+
+
 def kept_by_autograd(layers: int, dtype: torch.dtype, level: str) -> int:
     """Bytes of the tensors that a forward pass of 512 tokens saves, weights aside."""
     config = Qwen2Config(

@@ -124,6 +124,16 @@ class Rank:
     def max(self, value: float) -> float:
         return max(value, -40e9)
 
+    def gather(self, items: list[str]) -> list[str]:
+        return [*items, ""] if self.is_main else [self.first_says, *items]
+
+
+class SecondRank(Rank):
+    """It writes nothing."""
+
+    is_main = False
+    first_says = "no room"
+
 
 def test_ranks_plan_for_the_smallest_gpu(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -157,6 +167,8 @@ def test_checkpoints_that_do_not_fit_on_their_disk_stop_the_run_before_it_begins
     settings = {"output_dir": str(tmp_path), "max_length": 2048, "save_steps": 500}
     with pytest.raises(UserError, match=r"30\.0 GB are free.*2 checkpoints of 18\.5 GB.*go on all the same"):
         plan_first(sft(**settings, max_steps=1500), Rank())
+    with pytest.raises(UserError, match=r"^no room; or go on"):
+        plan_first(sft(**settings, max_steps=1500), SecondRank())
     config = sft(**settings, max_steps=1500, plan="warn")
     assert plan_first(config, Rank()) is config
     assert "30.0 GB are free" in capsys.readouterr().err
