@@ -112,7 +112,8 @@ def step_duration(
     peak = machine.card.bf16 or machine.card.fp16
     rate = share * peak * relative_speed(settings, model, machine, memory) * (POLICY if grpo else 1.0) / flops
     tokens = step_tokens(settings, machine)
-    training = tokens / machine.gpus / rate + _moving_state(settings, model, work)
+    computed = tokens - repeated_prompts(settings) if grpo else tokens
+    training = computed / machine.gpus / rate + _moving_state(settings, model, work)
     drawing = 0.0
     if grpo:
         drawing = drawing_seconds(settings, model.shape, machine.card, work.compute_dtype.itemsize, rates)
@@ -125,6 +126,13 @@ def step_tokens(settings: SFTConfig | GRPOConfig, machine: Machine) -> int:
         return settings.prompts_per_step * settings.num_generations * longest_sequence(settings)
     batch = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     return batch * machine.gpus * settings.max_length
+
+
+def repeated_prompts(settings: GRPOConfig) -> int:
+    """Of `step_tokens`, those of prompts that are computed once for several completions, as if groups were whole."""
+    if settings.share_prompts is False:
+        return 0
+    return settings.prompts_per_step * (settings.num_generations - 1) * (settings.max_prompt_length or 0)
 
 
 def share_of_peak(hidden: int) -> float:

@@ -196,20 +196,20 @@ def test_steps_of_rows_and_of_tokens() -> None:
 
 
 def test_hours_on_the_h200_are_those_that_were_measured() -> None:
-    """docs/performance.md: tokens/s on one H200, bf16 weights; and docs/grpo.md: 6.8 s drawing, 3.3 training."""
+    """docs/performance.md: tokens/s on one H200, bf16 weights; and docs/grpo.md: 2.5 s drawing, and 3.3
+    training, prompts computed with each of their completions."""
     cases = {("1.5b", 16_384): 46_294, ("0.5b", 16_384): 110_971, ("7b", 16_384): 12_932}
     for (name, length), measured in cases.items():
         settings = sft(max_length=length, torch_dtype="bfloat16", gradient_accumulation_steps=2)
         plan = planned(settings, name, "H200")
         assert plan.duration.tokens_per_second == pytest.approx(measured, rel=0.1), name
         assert plan.hours == pytest.approx(plan.steps * plan.duration.step / 3600)
-    plan = planned(
-        grpo(use_vllm=True, prompts_per_step=64, max_prompt_length=440, max_completion_length=512, bf16=True),
-        "0.5b",
-        "H200",
-    )
+    settings = grpo(use_vllm=True, prompts_per_step=64, max_prompt_length=440, max_completion_length=512, bf16=True)
+    plan = planned(replace(settings, share_prompts=False), "0.5b", "H200")
     assert plan.duration.drawing == pytest.approx(2.5, rel=0.15)
     assert plan.duration.training == pytest.approx(3.3, rel=0.2)
+    shared = planned(settings, "0.5b", "H200").duration.training
+    assert shared == pytest.approx(plan.duration.training * (440 / 8 + 512) / (440 + 512), rel=0.01)
 
 
 def test_a_measured_rate_goes_before_the_table() -> None:
