@@ -45,7 +45,7 @@ from open_r1.training.reference import load_reference
 from open_r1.training.rollout_engine import build_engine, check_engine, sampling_params
 from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.rollouts import RolloutCollector
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
+from open_r1.training.setup import finish_run, load_chat, load_policy, start_run, take_folder
 from open_r1.training.warm_up import warm_up
 from open_r1.training.watching import RunWatch
 
@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
     config = plan_first(config, runtime)
+    take_folder(config, runtime)
     check_engine(config, runtime)
     config = solve_batch(config, runtime.world_size)
     if runtime.is_main:

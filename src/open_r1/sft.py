@@ -20,9 +20,8 @@ from rich.console import Console
 from open_r1.background import Background
 from open_r1.config import SFTConfig, parse
 from open_r1.data.chat import ChatFormat
-from open_r1.data.columns import find_columns
 from open_r1.data.packing import announce
-from open_r1.data.sft_rows import load_sft_rows
+from open_r1.data.sft_rows import find_sft_columns, load_sft_rows
 from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
@@ -31,7 +30,7 @@ from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
 from open_r1.training.publishing import Publisher
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
+from open_r1.training.setup import finish_run, load_chat, load_policy, start_run, take_folder
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
 from open_r1.training.warm_up import warm_up
 
@@ -48,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(SFTConfig, argv, prog="open-r1 sft").config
     runtime = start_run(config)
     config = plan_first(config, runtime)
+    take_folder(config, runtime)
     publisher = Publisher(config, runtime)
     tokenizer, chat = load_chat(config)
     data = Background(prepare_tokens, config, chat, runtime)  # while the model is loaded and compiled
@@ -92,13 +92,7 @@ def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tup
     stores = {}
     for split in ("train",) if config.eval_strategy == "no" else ("train", "test"):
         rows = datasets[split]
-        columns = find_columns(
-            rows.column_names,
-            messages=config.messages_column,
-            prompt=config.prompt_column,
-            completion=config.completion_column,
-            answer=config.answer_column,
-        )
+        columns = find_sft_columns(config, rows.column_names)
         if runtime.is_main and split == "train":
             console.print(f"data: {rows}; {columns}")
             console.print(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from open_r1.config.data import DataConfig
+from open_r1.data.columns import Columns, find_columns
 from open_r1.data.mixture import load_datasets
 from open_r1.data.parquet_sources import find_parquet
 from open_r1.data.rows import DatasetRows, Rows
@@ -18,6 +21,21 @@ def load_sft_rows(config: DataConfig) -> dict[str, Rows]:
         UserError: as `open_r1.data.mixture.load_datasets`.
     """
     return _straight(config) or {split: DatasetRows(rows) for split, rows in load_datasets(config).items()}
+
+
+def find_sft_columns(config: DataConfig, names: Sequence[str]) -> Columns:
+    """Which of a data set's columns are trained on, as the settings name them or by their names.
+
+    Raises:
+        UserError: as `find_columns`.
+    """
+    return find_columns(
+        names,
+        messages=config.messages_column,
+        prompt=config.prompt_column,
+        completion=config.completion_column,
+        answer=config.answer_column,
+    )
 
 
 def _straight(config: DataConfig) -> dict[str, Rows] | None:

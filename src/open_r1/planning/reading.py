@@ -11,8 +11,7 @@ from transformers import AutoConfig
 
 from open_r1.config import GRPOConfig, ModelConfig, SFTConfig
 from open_r1.config.plan import NO_DATA, PlanGRPOConfig, PlanSFTConfig
-from open_r1.data.columns import find_columns
-from open_r1.data.sft_rows import load_sft_rows
+from open_r1.data.sft_rows import find_sft_columns, load_sft_rows
 from open_r1.data.sources import is_path, load_rows
 from open_r1.data.tokens import sample_lengths
 from open_r1.errors import UserError
@@ -136,13 +135,7 @@ def read_data(config: PlanSFTConfig | PlanGRPOConfig) -> Data:
 
 def _sft_data(config: PlanSFTConfig) -> Data:
     rows = load_sft_rows(config)["train"]
-    columns = find_columns(
-        rows.column_names,
-        messages=config.messages_column,
-        prompt=config.prompt_column,
-        completion=config.completion_column,
-        answer=config.answer_column,
-    )
+    columns = find_sft_columns(config, rows.column_names)
     _, chat = load_chat(config)
     lengths = sample_lengths(rows, chat, columns, size=SAMPLED_ROWS, encoder=config.encoder)
     return Data(config.rows or len(rows), lengths, None, f"{len(lengths):,} rows sampled")

@@ -64,22 +64,28 @@ def start_run(config: SFTConfig | GRPOConfig) -> Runtime:
     """Checks what can be checked at once, then makes this process a rank of the run.
 
     Raises:
-        UserError: for a tracker that is not there, or an output folder that already holds a run.
+        UserError: for a tracker that is not there.
     """
     logging.basicConfig(level=_level(config.log_level), format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its retries; the last failure becomes one line
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     installed_trackers(config)
-    folder = Path(config.output_dir)
     precision = "bf16" if config.bf16 else "fp16" if config.fp16 else "no"
-    runtime = Runtime(precision, config.cpu_threads)
+    return Runtime(precision, config.cpu_threads)
+
+
+def take_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
+    """Makes the output folder this run's own; an earlier run there may be deleted, so whatever refuses comes before.
+
+    Raises:
+        UserError: it holds a run already.
+    """
     if runtime.is_main:
-        _take_folder(folder, config)
+        _take_folder(Path(config.output_dir), config)
         for note in config.notes():
             console.print(f"[dim]note: {note}[/]")
     runtime.barrier()
-    return runtime
 
 
 def _level(name: str) -> int:

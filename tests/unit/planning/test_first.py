@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -174,3 +175,24 @@ def test_checkpoints_that_do_not_fit_on_their_disk_stop_the_run_before_it_begins
     assert "30.0 GB are free" in capsys.readouterr().err
     one = sft(**settings, max_steps=1500, save_strategy="no")
     assert plan_first(one, Rank()) is one
+
+
+@pytest.mark.parametrize("program", ["sft", "grpo"])
+def test_a_run_that_the_plan_refuses_deletes_nothing(
+    program: str, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise UserError("this run does not fit")
+
+    module = importlib.import_module(f"open_r1.{program}")
+    monkeypatch.setattr(module, "plan_first", refuse)
+    earlier = tmp_path / "run" / "checkpoint-10" / "model.safetensors"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_bytes(b"weights")
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--dataset_name", "tests/data/gsm8k_train_64.jsonl"]
+    words += ["--output_dir", str(tmp_path / "run"), "--overwrite_output_dir"]
+    words += ["--reward_funcs", "accuracy"] if program == "grpo" else []
+    with pytest.raises(UserError, match="does not fit"):
+        module.main(words)
+    assert earlier.read_bytes() == b"weights"
+    assert not (tmp_path / "run" / "settings.json").exists()
