@@ -272,6 +272,19 @@ def run(job: Job, arguments: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def environment_of_case(device: str) -> dict[str, str]:
+    """The variables of a process that trains with our side alone."""
+    path = [str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    return _variables(path, device)
+
+
+def _variables(path: list[str], device: str) -> dict[str, str]:
+    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
+    quiet |= {"NO_COLOR": "1", "COLUMNS": "300", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONUNBUFFERED": "1"}
+    no_gpu = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | no_gpu
+
+
 def environment(job: Job) -> dict[str, str]:
     """The variables of a side's process; flash-attn-4 hides what stands for FlashAttention-2."""
     path = [str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
@@ -280,10 +293,7 @@ def environment(job: Job) -> dict[str, str]:
         path = [entry for entry in path if not any(Path(entry).is_relative_to(folder) for folder in hidden)]
         flash_attention_2.install(Path(job.folder) / "site")
         path.insert(0, f"{job.folder}/site")
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    quiet |= {"NO_COLOR": "1", "COLUMNS": "300", "TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONUNBUFFERED": "1"}
-    no_gpu = {"CUDA_VISIBLE_DEVICES": ""} if job.device == "cpu" else {}
-    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | no_gpu
+    return _variables(path, job.device)
 
 
 if __name__ == "__main__":

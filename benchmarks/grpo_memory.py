@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -33,8 +32,8 @@ from typing import Any
 
 import yaml
 from ballast import by_phase, leaving
-from distributed import NO_MULTICAST, roomy_folder
-from grpo import LAST_LINES, VLLM
+from distributed import roomy_folder
+from grpo import LAST_LINES, environment_of_case
 from memory import SAID
 from sft import ROOT, TOKENIZER, wait_for
 
@@ -108,7 +107,8 @@ def measure(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     try:
         shape = "tiny" if arguments.tiny else case.shape
         making = [sys.executable, str(SIDE), "model", str(folder / "model"), shape, arguments.device]
-        made = subprocess.run(making, env=environment(arguments), capture_output=True, text=True, check=False)
+        variables = environment_of_case(arguments.device)
+        made = subprocess.run(making, env=variables, capture_output=True, text=True, check=False)
         if made.returncode:
             return {"error": "the model was not written", "notes": made.stderr.splitlines()[-LAST_LINES:]}
         for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -145,7 +145,8 @@ def run(folder: Path, answers: int, arguments: argparse.Namespace) -> dict[str, 
     (folder / "case.json").write_text(json.dumps(case))
     command = [sys.executable, str(SIDE), folder / "case.json", folder / "result.json"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment(arguments), start_new_session=True)
+        variables = environment_of_case(arguments.device)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
         error = wait_for(process, arguments.timeout) or "ended without a result"
     written = folder / "result.json"
     result = json.loads(written.read_text()) if written.exists() else {"error": error}
@@ -155,15 +156,6 @@ def run(folder: Path, answers: int, arguments: argparse.Namespace) -> dict[str, 
     kept = [line for log in engine for line in log.read_text(errors="replace").splitlines() if "raph" in line]
     result["notes"] = [*said[:8], *(line[-200:] for line in kept if "GiB" in line)]
     return result | ({"said": lines[-LAST_LINES:]} if "error" in result else {})
-
-
-def environment(arguments: argparse.Namespace) -> dict[str, str]:
-    """The variables of a case's process."""
-    path = [str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    quiet |= {"NO_COLOR": "1", "COLUMNS": "300", "PYTHONUNBUFFERED": "1"}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
-    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | hidden
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distributed import NO_MULTICAST, roomy_folder
-from grpo import VLLM
+from distributed import roomy_folder
+from grpo import environment_of_case
 from sft import ROOT, TOKENIZER, any_left, read_case, write_model
 
 from open_r1.files import write_json
@@ -176,7 +176,7 @@ def run(names: list[str], folder: Path, arguments: argparse.Namespace, end: floa
             [sys.executable, str(SIDE), jobs, written],
             stdout=output,
             stderr=output,
-            env=environment(arguments),
+            env=environment_of_case(arguments.device),
             start_new_session=True,
         )
         changed, count = time.monotonic(), 0
@@ -215,15 +215,6 @@ def job_of(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
         stored = False
     told = asdict(case) | {"settings": settings, "stored": stored, "case": name, "model": str(model), "config": shape}
     return told | {"steps": arguments.steps, "device": arguments.device, "folder": str(folder / f"run-{name}")}
-
-
-def environment(arguments: argparse.Namespace) -> dict[str, str]:
-    """The variables of a side's process."""
-    path = [str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
-    quiet |= {"NO_COLOR": "1", "COLUMNS": "200", "PYTHONUNBUFFERED": "1"}
-    hidden = {"CUDA_VISIBLE_DEVICES": ""} if arguments.device == "cpu" else {}
-    return NO_MULTICAST | VLLM | os.environ | {"PYTHONPATH": os.pathsep.join(path)} | quiet | hidden
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from sft_job import Job
 from sft_table import agreement, profiles, table
 
 from open_r1.files import write_json
+from open_r1.model.published import SHAPES as PUBLISHED
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENIZER = ROOT / "recipes" / "demo" / "base"
@@ -56,12 +57,8 @@ QWEN2 = {
     "eos_token_id": 2,
 }
 # hidden, feed-forward, layers, heads, key-value heads, vocabulary, tied: from the models' published config.json.
-SHAPES = {
-    "0.5b": (896, 4864, 24, 14, 2, 151936, True),
-    "1.5b": (1536, 8960, 28, 12, 2, 151936, True),
-    "7b": (3584, 18944, 28, 28, 4, 152064, False),
-    "tiny": (64, 128, 2, 4, 2, 512, True),
-}
+SHAPES = {name.lower(): astuple(PUBLISHED[name])[1:] for name in ("0.5B", "1.5B", "7B")}
+SHAPES |= {"tiny": (64, 128, 2, 4, 2, 512, True)}
 CASES = [f"{shape}:{length}" for shape in ("1.5b", "0.5b", "7b") for length in (16384, 2048, 32768)]
 SIDES = ["ours", "trl-tuned", "trl-tutorial"]
 MEAN_LENGTH = 5500

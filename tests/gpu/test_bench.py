@@ -13,11 +13,11 @@ from open_r1.bench.cases import SHORT, gpu_cases
 from open_r1.bench.packs import made_up_tokens
 from open_r1.bench.products_probe import state_under_load, time_copies, time_layer
 from open_r1.bench.sft_probe import measure
-from open_r1.bench.shapes import SHAPES
 from open_r1.bench.timing import time_calls
 from open_r1.cli import main
 from open_r1.machine.cards import card_named
 from open_r1.machine.rates import load_rates, sft_mfu
+from open_r1.model.published import SHAPES
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

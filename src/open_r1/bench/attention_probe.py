@@ -8,12 +8,12 @@ import torch
 
 from open_r1.bench.gate import wait_for_gate
 from open_r1.bench.packs import MEAN, trace_lengths
-from open_r1.bench.shapes import SHAPES, Shape
 from open_r1.bench.timing import Timing, time_calls
 from open_r1.doctor.matmul_probe import TYPES
 from open_r1.machine.answer import Answer
 from open_r1.model.flash import flash_attention_4, varlen_attention
 from open_r1.model.kernels import documents_attention, group_sequences
+from open_r1.model.published import SHAPES, Shape
 
 
 def main() -> None:

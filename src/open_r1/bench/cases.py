@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from open_r1.bench.shapes import SHAPES
 from open_r1.config import SFTConfig
 from open_r1.model.memory import USABLE, ModelShape, Workload, choose_recompute, estimate_memory
+from open_r1.model.published import SHAPES
 
 CONTEXT = 0.6e9
 """Bytes that CUDA's own context and cuBLAS take of what is free."""

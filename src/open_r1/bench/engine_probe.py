@@ -14,7 +14,6 @@ import torch
 from open_r1.bench.cases import SFTCase
 from open_r1.bench.gate import wait_for_gate
 from open_r1.bench.sft_probe import random_model
-from open_r1.bench.shapes import SHAPES, write_config
 from open_r1.errors import UserError
 from open_r1.generation.colocated_engine import IN_PROCESS, ColocatedEngine, ColocatedOptions
 from open_r1.generation.colocated_memory import cache_bytes_per_token
@@ -22,6 +21,7 @@ from open_r1.generation.engine import Request, SamplingParams, TrainableEngine
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.generation.vllm_process import ENVIRONMENT
 from open_r1.machine.answer import Answer
+from open_r1.model.published import SHAPES, write_config
 
 GROUP = 8
 """Completions of a prompt, as `open-r1 grpo` asks for them."""

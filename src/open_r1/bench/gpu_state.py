@@ -7,8 +7,9 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from open_r1.doctor.gpus import output_of
+
 FIELDS = ("clocks.sm", "clocks.max.sm", "power.draw", "power.limit", "temperature.gpu", "utilization.gpu")
-_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ def gpu_state(uuid: str = "", run: Callable[[list[str]], str] | None = None) -> 
     which = f"GPU-{uuid}" if uuid else visible or "0"
     command = ["nvidia-smi", f"--id={which}", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        values = (run or _output)(command).strip().splitlines()[0].split(", ")
+        values = (run or output_of)(command).strip().splitlines()[0].split(", ")
     except (OSError, subprocess.SubprocessError, IndexError):
         return None
     return GpuState(*map(_number, values)) if len(values) == len(FIELDS) else None
@@ -45,8 +46,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:  # "[N/A]"
         return 0.0
-
-
-def _output(command: list[str]) -> str:
-    environment = os.environ | {"LC_ALL": "C"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True, env=environment).stdout

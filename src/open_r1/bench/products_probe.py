@@ -8,11 +8,11 @@ import torch
 
 from open_r1.bench.gate import wait_for_gate
 from open_r1.bench.gpu_state import gpu_state
-from open_r1.bench.shapes import SHAPES
 from open_r1.bench.timing import Timing, time_calls
 from open_r1.doctor.matmul_probe import TYPES, multiply, operands
 from open_r1.doctor.matmul_shapes import Product
 from open_r1.machine.answer import Answer
+from open_r1.model.published import SHAPES
 
 LOADED_SECONDS = 2
 """How long the device multiplies: its clock and power are read in the last of them, and power is an average."""

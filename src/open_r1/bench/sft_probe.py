@@ -15,13 +15,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from open_r1.bench.cases import SFTCase, settings_of
 from open_r1.bench.gate import wait_for_gate
 from open_r1.bench.packs import Repeating, made_up_tokens
-from open_r1.bench.shapes import SHAPES
 from open_r1.config import SFTConfig
 from open_r1.data.tokens import TokenStore
 from open_r1.machine.answer import Answer
 from open_r1.model.attention import NAME
 from open_r1.model.load import DTYPES
 from open_r1.model.lora import weights_dtype
+from open_r1.model.published import SHAPES
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import Batches
 from open_r1.training.meters import StepMeter

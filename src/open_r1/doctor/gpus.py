@@ -74,7 +74,7 @@ def ask_driver(run: Callable[[list[str]], str] | None = None, proc: Path = PROC_
     Args:
         run: runs a command and returns what it prints; raises OSError or subprocess.SubprocessError.
     """
-    run = run or _output
+    run = run or output_of
     fields = "--query-gpu=driver_version,name,memory.total,memory.free"
     try:
         lines = run(["nvidia-smi", fields, "--format=csv,noheader,nounits"]).strip().splitlines()
@@ -133,7 +133,12 @@ def _proc_version(proc: Path) -> str | None:
     return found[1] if found else None
 
 
-def _output(command: list[str]) -> str:
+def output_of(command: list[str]) -> str:
+    """What a command of the driver prints.
+
+    Raises:
+        OSError, subprocess.SubprocessError: it is not there, fails, or does not end.
+    """
     environment = os.environ | {"LC_ALL": "C"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True, env=environment)
     return done.stdout

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from open_r1.model.published import SHAPES
+
 Layout = Literal["forward", "gradient of inputs", "gradient of weights", "batched scores", "batched values"]
 
 MODELS = {
-    "0.5B": (896, 4864, 128, 151_936),
-    "1.5B": (1536, 8960, 256, 151_936),
-    "7B": (3584, 18_944, 512, 152_064),
+    name: (shape.hidden, shape.intermediate, shape.keys, shape.vocabulary)
+    for name, shape in SHAPES.items()
+    if name in ("0.5B", "1.5B", "7B")
 }
 """Hidden size, intermediate size, size of keys, vocabulary."""
 
@@ -23,7 +25,7 @@ CPU_ROWS = (2, 16)
 CPU_VOCABULARY = MODELS["0.5B"][-1] // 32
 """Making the numbers for a whole one takes a CPU longer than all else."""
 
-HEADS = {"0.5B": (14, 64), "7B": (28, 128)}
+HEADS = {name: (SHAPES[name].heads, SHAPES[name].head_size) for name in ("0.5B", "7B")}
 """Heads of queries, and their size."""
 
 

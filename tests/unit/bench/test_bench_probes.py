@@ -18,10 +18,10 @@ from open_r1.bench.products_probe import time_copies, time_layer
 from open_r1.bench.reading import Origin, read_part
 from open_r1.bench.runner import run_parts
 from open_r1.bench.sft_probe import ROUNDS, measure, random_model
-from open_r1.bench.shapes import SHAPES, write_config
 from open_r1.bench.timing import SAMPLES, WARM_UP, time_calls
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.model.attention import NAME
+from open_r1.model.published import SHAPES, write_config
 from open_r1.model.shape import ModelShape
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.step import TrainingStep

@@ -6,8 +6,8 @@ import pytest
 
 from open_r1.bench.cases import ADAPTERS, LARGE, ON_CPU, SFTCase, fits, gpu_cases, settings_of
 from open_r1.bench.parts import choose_parts
-from open_r1.bench.shapes import SHAPES
 from open_r1.doctor.gpus import Gpu, Torch
+from open_r1.model.published import SHAPES
 from open_r1.model.shape import ModelShape
 
 AMPERE, TURING = (8, 0), (7, 5)

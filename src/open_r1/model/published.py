@@ -1,11 +1,13 @@
-"""The models whose shapes are measured: Qwen2.5's, and on a CPU that of the demo."""
+"""Published shapes that are measured and checked with: Qwen2.5's, and that of the demo."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedConfig, Qwen2Config
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,21 @@ class Shape:
         return self.hidden // self.heads
 
     @property
+    def keys(self) -> int:
+        """Width of all keys of a token, and of all values."""
+        return self.key_value_heads * self.head_size
+
+    @property
     def products(self) -> tuple[tuple[int, int], ...]:
         """Inputs and outputs of a layer's products: queries, keys and values in one; output; gate, up and down."""
-        joint = self.hidden + 2 * self.key_value_heads * self.head_size
+        joint = self.hidden + 2 * self.keys
         up = (self.hidden, self.intermediate)
         return (self.hidden, joint), (self.hidden, self.hidden), up, up, (self.intermediate, self.hidden)
 
     def config(self) -> PreTrainedConfig:
         """Its `transformers` configuration."""
+        from transformers import Qwen2Config
+
         return Qwen2Config(
             hidden_size=self.hidden,
             intermediate_size=self.intermediate,
