@@ -122,7 +122,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=DEFAULT, choices=CASES, metavar="CASE")
-    parser.add_argument("--steps", type=int, default=2, help="optimizer steps of a case")
+    parser.add_argument("--steps", type=int, default=3, help="optimizer steps of a case; a step may be less full")
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one case")
     parser.add_argument("--budget", type=float, default=460, help="seconds after which nothing goes on")
     parser.add_argument("--tiny", action="store_true", help="a tiny shape and short packs")

@@ -244,8 +244,7 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "load_format": "dummy",
         "dtype": options.dtype,
         "kv_cache_memory_bytes": options.cache_bytes,
-        # Only asked whether so much is free: what is taken is the weights, the cache and room for one batch.
-        "gpu_memory_utilization": options.memory_share or min(0.9, 0.9 * free_share()),
+        "gpu_memory_utilization": options.memory_share or _asked_share(options.cache_bytes),
         "max_model_len": options.max_model_length,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,
@@ -261,6 +260,16 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "distributed_executor_backend": "external_launcher" if options.processes > 1 else None,
     }
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _asked_share(cache_bytes: int | None) -> float:
+    """Of the GPU, what vLLM may ask to be free when it starts; without ``cache_bytes``, also what it takes.
+
+    Where the cache is given, nothing follows from the share. So as little as there is a sense in is asked for: another
+    process may take some of what is free now before vLLM looks.
+    """
+    share = min(0.9, 0.9 * free_share())
+    return share if cache_bytes is None else min(share, cache_bytes / torch.cuda.mem_get_info()[1])
 
 
 def _scheduler() -> type | None:

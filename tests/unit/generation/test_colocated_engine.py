@@ -90,6 +90,14 @@ def test_what_a_capped_process_may_not_have_is_not_asked_for(log: Path, monkeypa
     assert engine(log).llm.arguments["gpu_memory_utilization"] == 0
 
 
+def test_no_more_is_asked_to_be_free_than_the_cache_takes(log: Path) -> None:
+    """What was free a moment before need not be when vLLM looks."""
+    options = ColocatedOptions(64, 16, cache_bytes=7)
+    assert ColocatedEngine("m", options, log=log).llm.arguments["gpu_memory_utilization"] == pytest.approx(0.07)
+    options = ColocatedOptions(64, 16, cache_bytes=None)
+    assert ColocatedEngine("m", options, log=log).llm.arguments["gpu_memory_utilization"] == pytest.approx(0.54)
+
+
 def test_the_settings_reach_vllm(log: Path) -> None:
     drawing = engine(log, processes=2, sleeps=True, revision="abc")
     assert drawing.llm.arguments == {
