@@ -268,8 +268,9 @@ def _asked_share(cache_bytes: int | None) -> float:
     Where the cache is given, nothing follows from the share. So as little as there is a sense in is asked for: another
     process may take some of what is free now before vLLM looks.
     """
-    share = min(0.9, 0.9 * free_share())
-    return share if cache_bytes is None else min(share, cache_bytes / torch.cuda.mem_get_info()[1])
+    free, total = free_memory()
+    share = min(0.9, 0.9 * free / total)
+    return share if cache_bytes is None else min(share, cache_bytes / total)
 
 
 def _scheduler() -> type | None:
@@ -283,9 +284,9 @@ def _scheduler() -> type | None:
     return DecodeScheduler
 
 
-def free_share() -> float:
-    """Share of the GPU that this process can still have; it may be allowed less than all of it."""
+def free_memory() -> tuple[int, int]:
+    """Bytes of the GPU that this process can still have (it may be allowed less than all), and all that there are."""
     device = torch.cuda.current_device()
     free, total = torch.cuda.mem_get_info(device)
-    allowed = total * torch.cuda.get_per_process_memory_fraction(device) - torch.cuda.memory_reserved(device)
-    return max(0.0, min(free, allowed)) / total
+    allowed = int(total * torch.cuda.get_per_process_memory_fraction(device)) - torch.cuda.memory_reserved(device)
+    return max(0, min(free, allowed)), total

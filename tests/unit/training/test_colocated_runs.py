@@ -40,7 +40,7 @@ def vllm(fake_vllm: type, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     for module in (rollout_engine, colocated_engine):
         monkeypatch.setattr(module, "check_machine", lambda asked: None)
     monkeypatch.setattr(rollout_engine, "device_memory", lambda device: 16 * 2**30)
-    monkeypatch.setattr(colocated_engine, "free_share", lambda: 1.0)
+    monkeypatch.setattr(colocated_engine, "free_memory", lambda: (2**30, 2**30))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
