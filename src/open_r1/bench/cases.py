@@ -44,27 +44,37 @@ class SFTCase:
         return self.steps * self.accumulation * self.batch * self.length
 
 
-LARGE = SFTCase("1.5B", 16_384, 1, 2, steps=3, usual=40)
+LARGE = SFTCase("1.5B", 16_384, 1, 2, steps=2, usual=30)
 SMALL = SFTCase("0.5B", 16_384, 1, 2)
-SHORT = SFTCase("0.5B", 2048, 8, 2)
 ADAPTERS = SFTCase("7B", 8192, 1, 2, adapters=True, steps=1, usual=55)
 ON_CPU = SFTCase("demo", 256, 4, 2, steps=2, mean=85, usual=12)
+SHORT = 2048
+"""Tokens of a pack at which a model is measured too: nothing is compiled anew, it only takes `USUAL_AGAIN` more."""
+USUAL_AGAIN = 5.0
 
 
-def gpu_cases(free: float, capability: tuple[int, int]) -> list[SFTCase]:
-    """The cases for a GPU, the most telling first; where long packs do not fit, shorter ones, or nothing.
+def gpu_cases(free: float, capability: tuple[int, int]) -> list[list[SFTCase]]:
+    """The cases for a GPU, those of a model together, the most telling first.
+
+    Where long packs do not fit, shorter ones are taken, or nothing. The cases of a model differ in the length of packs
+    alone, not in the tokens of a micro-batch: what was compiled for the first serves the others.
 
     Args:
         free: bytes on the device.
     """
-    cases = []
-    for wanted in (LARGE, SMALL, ADAPTERS, SHORT):
-        lengths = [length for length in (16_384, 8192, 4096, 2048) if length <= wanted.length]
-        tries = [wanted] if wanted is SHORT else [replace(wanted, length=length) for length in lengths]
+    models = []
+    for wanted in (LARGE, SMALL, ADAPTERS):
+        tries = [replace(wanted, length=length) for length in (16_384, 8192, 4096, SHORT) if length <= wanted.length]
         found = next((case for case in tries if fits(case, free, capability)), None)
-        if found is not None and all((found.shape, found.length) != (case.shape, case.length) for case in cases):
-            cases.append(found)
-    return cases
+        if found is not None:
+            models.append([found, *_shorter(found)])
+    return models
+
+
+def _shorter(case: SFTCase) -> list[SFTCase]:
+    if case.adapters or case.length <= SHORT:
+        return []
+    return [replace(case, length=SHORT, batch=case.batch * case.length // SHORT, usual=USUAL_AGAIN)]
 
 
 def fits(case: SFTCase, free: float, capability: tuple[int, int]) -> bool:

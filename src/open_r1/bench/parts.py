@@ -60,15 +60,15 @@ def _on_gpu(torch: Torch, vllm: bool) -> list[Part]:
     capability = gpu.capability or (0, 0)
     half = "bf16" if capability >= (8, 0) else "fp16"
     dtypes = [*dict.fromkeys((half, "fp16")), *(["fp8"] if capability >= FP8_CAPABILITY else [])]
-    first, *more = gpu_cases(gpu.free, capability) or [None]
+    first, *more = gpu_cases(gpu.free, capability) or [[]]
     kernels = sorted(torch.kernels, key=lambda kernel: kernel != torch.chosen)
     attention = [_attention("cuda", kernel, "1.5B", half) for kernel in kernels]
     return [
-        _products("cuda", dtypes, ("0.5B", "1.5B", "7B"), copied=1 << 30, usual=15),
+        _products("cuda", dtypes, ("0.5B", "1.5B", "7B"), copied=1 << 30, usual=12),
         *([_sft(first, capability)] if first else []),
         *attention[:1],  # its kernels were compiled for the part before
         _engine("cuda", "0.5B", {"bf16": "bfloat16", "fp16": "float16"}[half], vllm, large=gpu.memory >= LARGE_GPU),
-        *(_sft(case, capability) for case in more),
+        *(_sft(cases, capability) for cases in more),
         *attention[1:],
         *(_several(len(torch.gpus), half) if len(torch.gpus) > 1 else []),
     ]
@@ -78,7 +78,7 @@ def _on_cpu() -> list[Part]:
     return [
         _products("cpu", ["fp32", "bf16"], ("demo",), copied=1 << 27, usual=8),
         _attention("cpu", "documents", "demo", "fp32"),
-        _sft(ON_CPU, None),
+        _sft([ON_CPU], None),
         _engine("cpu", "demo", "float32", vllm=False, large=False),
     ]
 
@@ -92,13 +92,15 @@ def _products(device: str, dtypes: list[str], shapes: tuple[str, ...], *, copied
 def _attention(device: str, kernel: str, shape: str, dtype: str) -> Part:
     asked = {"device": device, "kernel": kernel, "shape": shape, "dtype": dtype}
     asked |= {"tokens": LENGTHS[device][-1], "lengths": LENGTHS[device]}
-    usual = {"fa4": 20.0}.get(kernel, 10.0)
+    usual = {"fa4": 12.0}.get(kernel, 10.0)
     return Part("attention", f"attention, {kernel}", f"{PROBES}.attention_probe", asked, usual)
 
 
-def _sft(case: SFTCase, capability: tuple[int, int] | None) -> Part:
-    asked = {"case": asdict(case), "capability": capability}
-    return Part("sft", f"training {case.title}", f"{PROBES}.sft_probe", asked, case.usual)
+def _sft(cases: Sequence[SFTCase], capability: tuple[int, int] | None) -> Part:
+    """Of cases of one model."""
+    asked = {"cases": [asdict(case) for case in cases], "capability": capability}
+    title = " and ".join([f"training {cases[0].title}", *(f"{case.length:,}" for case in cases[1:])])
+    return Part("sft", title, f"{PROBES}.sft_probe", asked, sum(case.usual for case in cases))
 
 
 def _engine(device: str, shape: str, dtype: str, vllm: bool, *, large: bool) -> Part:
@@ -113,7 +115,7 @@ def _engine(device: str, shape: str, dtype: str, vllm: bool, *, large: bool) -> 
         "tokens": 256 if on_gpu else 64,
     }
     title = f"drawing completions, {'vLLM' if vllm else 'transformers'}"
-    return Part("engine", title, f"{PROBES}.engine_probe", asked, (55.0 if vllm else 30.0) if on_gpu else 12.0)
+    return Part("engine", title, f"{PROBES}.engine_probe", asked, (50.0 if vllm else 30.0) if on_gpu else 12.0)
 
 
 def _several(count: int, dtype: str) -> list[Part]:

@@ -67,17 +67,18 @@ class BenchProgress:
 
 
 def in_words(reading: Reading) -> str:
-    """The rate that tells most of a part; "" where there is none."""
+    """The rates that tell most of a part; "" where there is none."""
     if not reading.rates:
         return f"{flops_text(min(reading.devices))} or more each" if reading.devices else ""
-    rate = reading.rates[-1] if reading.rates[0].kind == "attention" else reading.rates[0]
-    return f"{_value(rate)}{_of(rate)}"
+    kind = reading.rates[0].kind
+    rates = reading.rates if kind == "sft" else reading.rates[-1:] if kind == "attention" else reading.rates[:1]
+    return ", ".join(f"{_value(rate)}{_of(rate)}" for rate in rates)
 
 
 def _of(rate: Rate) -> str:
     if rate.kind == "product":
         return f" in {rate.settings['dtype']}"
-    return f" at {rate.tokens:,} tokens" if rate.kind == "attention" else ""
+    return f" at {rate.tokens:,}" if rate.kind in ("attention", "sft") else ""
 
 
 def _value(rate: Rate) -> str:

@@ -112,7 +112,7 @@ def _measured(line: Mapping[str, Any], asked: Mapping[str, Any]) -> Iterator[Mea
             rate = flops / timing["seconds"]
             yield "attention", asked["shape"], attention["length"], settings, rate, "FLOP/s", details
     if sft := line.get("sft"):
-        case = asked["case"]
+        case = sft["case"]
         settings = {name: sft[name] for name in ("parameters", "flops_per_token", "recompute", "compiled")}
         settings |= {"adapters": case["adapters"], "micro_batch": case["batch"] * case["length"]}
         details = {"peak": sft["peak"], "start": sft["start"]}

@@ -48,7 +48,7 @@ def run_parts(
     parts: Sequence[Part],
     *,
     seconds: float,
-    ahead: bool,
+    ahead: int,
     start: float | None = None,
     waiting: Callable[[Part, float], None] = lambda part, taken: None,
 ) -> Iterator[Done]:
@@ -56,12 +56,12 @@ def run_parts(
 
     Args:
         seconds: for all of them, from ``start`` on (of `time.monotonic`; None is now).
-        ahead: starts a part's process while the one before measures: imports then take no time. Not on a CPU, where
-            they would take it from what is measured.
+        ahead: so many of the next parts have their process started while one measures: imports then take no time. 0 on
+            a CPU, where they would take it from what is measured.
         waiting: called ten times a second with the part that measures, and the seconds gone since ``start``.
     """
     start = time.monotonic() if start is None else start
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as threads:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(1 + ahead) as threads:
 
         def begin(number: int) -> _Started:
             part, place = parts[number], Path(folder) / str(number)
@@ -84,9 +84,9 @@ def run_parts(
                 allowed = min(left, MOST * part.usual)
                 current = started.get(number) or begin(number)
                 open_gate(current.gate, allowed)
-                following = number + 1
-                if ahead and following < len(parts) and parts[following].gated:
-                    started[following] = begin(following)
+                for following in range(number + 1, min(len(parts), number + 1 + ahead)):
+                    if parts[following].gated and following not in started:
+                        started[following] = begin(following)
                 while not wait([current.future], _SECONDS_BETWEEN_LOOKS).done:
                     waiting(part, time.monotonic() - start)
                 yield Done(part, current.future.result(), allowed)

@@ -102,13 +102,14 @@ def training_table(measured: Sequence[tuple[Rate, dict[str, float]]], card: Card
     for (rate, details), done in zip(measured, flops, strict=True):
         mfu = share_of_peak(rate, card)
         name = f"{rate.shape}{' LoRA' if rate.settings['adapters'] else ''}, {rate.tokens:,} tokens"
+        start = f"{details['start']:.0f} s" if details["start"] else "–"
         table.add_row(
             name,
             rate.settings["recompute"],
             f"{rate.value:,.0f}",
             unit(done),
             *([] if mfu is None else [f"{100 * mfu:.1f} %"]),
-            *([f"{details['peak'] / 2**30:.1f}", f"{details['start']:.0f} s"] if on_gpu else []),
+            *([f"{details['peak'] / 2**30:.1f}", start] if on_gpu else []),
         )
     return table
 

@@ -15,6 +15,8 @@ from open_r1.doctor.gpus import Torch
 from open_r1.machine.cards import Card
 from open_r1.machine.rates import Rate
 
+AHEAD = 2
+"""Parts whose processes wait on a GPU for their turn: importing vLLM takes longer than attention does."""
 ROUND_UP = 30
 """Seconds to which a time that is advised is rounded."""
 
@@ -41,7 +43,8 @@ class Session:
         if gpus:
             self.before = busy_before(gpus[0], gpu_state())
         parts = choose_parts(self.torch, self.config.only)
-        for done in run_parts(parts, seconds=self.config.seconds, start=start, ahead=bool(gpus), waiting=waiting):
+        ahead = AHEAD if gpus else 0
+        for done in run_parts(parts, seconds=self.config.seconds, start=start, ahead=ahead, waiting=waiting):
             self.parts.append((done.part, read_part(done, self.origin)))
             yield self.parts[-1]
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.optim import Optimizer
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from open_r1.bench.cases import SFTCase, settings_of
@@ -33,19 +35,22 @@ from open_r1.training.step import TrainingStep
 from open_r1.training.warm_up import warm_up
 
 ROUNDS = 3
+"""Times that the steps of a case are gone through under the clock; once is enough where that takes `LONG` seconds."""
+LONG = 5.0
 LEARNING_RATE = 1e-5
 
 
 def main() -> None:
-    """Tells ``sft``: see `measure`; or ``failed``."""
+    """Tells an ``sft`` for each of the ``cases``, which are of one model: see `measure`; or ``failed``."""
     answer = Answer()
     answer.begin("made-up packs")
-    case = SFTCase(**answer.asked["case"])
+    cases = [SFTCase(**case) for case in answer.asked["cases"]]
     capability = answer.asked["capability"]
-    store = made_up_tokens(SHAPES[case.shape].vocabulary, case.tokens, case.length, case.mean)
+    stores = [made_up_tokens(SHAPES[case.shape].vocabulary, case.tokens, case.length, case.mean) for case in cases]
     wait_for_gate(answer)
     try:
-        answer.say(sft=measure(case, store, tuple(capability) if capability else None, answer.begin))
+        for measured in measure(cases, stores, tuple(capability) if capability else None, answer.begin):
+            answer.say(sft=measured)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -54,41 +59,54 @@ def main() -> None:
 
 
 def measure(
-    case: SFTCase, store: TokenStore, capability: tuple[int, int] | None, begin: Callable[[str], None]
-) -> dict[str, Any]:
-    """Trains, and returns what it cost.
+    cases: Sequence[SFTCase],
+    stores: Sequence[TokenStore],
+    capability: tuple[int, int] | None,
+    begin: Callable[[str], None],
+) -> Iterator[dict[str, Any]]:
+    """Trains one model on the packs of each case, one case after the other.
 
     Args:
+        cases: differ in the length of packs alone; the first says how the layers are run.
+        stores: the tokens of each.
         begin: told what comes next.
 
-    Returns:
-        ``tokens`` of a round and its ``seconds`` (the median of `ROUNDS`), ``flops_per_token``, ``parameters``,
-        ``recompute``, ``compiled``, ``start`` (seconds until the layers were compiled), ``peak`` (bytes of tensors; 0
-        on a CPU).
+    Yields:
+        ``case``; ``tokens`` of a round and its ``seconds`` (the median); ``flops_per_token``, ``parameters``,
+        ``recompute``, ``compiled``, ``start`` (seconds until the layers were compiled; 0 where they were already),
+        ``peak`` (bytes of tensors; 0 on a CPU).
     """
-    config = settings_of(case, capability)
+    first = settings_of(cases[0], capability)
     # Closed, so that what comes next in this process may have another precision.
-    with closing(Runtime("bf16" if config.bf16 else "fp16" if config.fp16 else "no", config.cpu_threads)) as runtime:
-        return _train(case, config, runtime, store, begin)
+    with closing(Runtime("bf16" if first.bf16 else "fp16" if first.fp16 else "no", first.cpu_threads)) as runtime:
+        started = time.perf_counter()
+        begin("making weights")
+        model = random_model(cases[0], weights_dtype(first), runtime.device)
+        module, optimizer = prepare_model(first, runtime, model)
+        begin("compiling")
+        warm_up(first, runtime, module)
+        start = time.perf_counter() - started
+        for case, store in zip(cases, stores, strict=True):
+            begin(f"packs of {case.length:,} tokens")
+            measured = _train(case, settings_of(case, capability), runtime, module, optimizer, store)
+            yield {"case": asdict(case), **measured, "start": start}
+            start = 0.0
 
 
 def _train(
-    case: SFTCase, config: SFTConfig, runtime: Runtime, store: TokenStore, begin: Callable[[str], None]
+    case: SFTCase, config: SFTConfig, runtime: Runtime, module: nn.Module, optimizer: Optimizer, store: TokenStore
 ) -> dict[str, Any]:
-    """As `measure`, whose settings ``config`` are."""
-    started = time.perf_counter()
-    begin("making weights")
-    module, optimizer = prepare_model(config, runtime, random_model(case, weights_dtype(config), runtime.device))
-    begin("compiling")
-    warm_up(config, runtime, module)
-    start = time.perf_counter() - started
-    begin("training")
+    """What `measure` says of a case, whose settings ``config`` are."""
+    on_gpu = runtime.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     policy = runtime.unwrap(module)
     meter = StepMeter(policy.causal_lm, 1)
     take_step = TrainingStep(config, runtime, module, optimizer, sft_objective, SFT_FORWARD, meter)
     source = Repeating(store, config, runtime, case.steps)
     total = case.steps * (1 + ROUNDS)
-    seconds, lengths = [], []
+    seconds: list[float] = []
+    lengths: list[int] = []
     with Batches(source, total, runtime.device) as batches:
         for first in range(0, total, case.steps):
             _synchronize(runtime.device)
@@ -101,6 +119,8 @@ def _train(
             _synchronize(runtime.device)
             if first:  # each of these packs was met in the first round
                 seconds.append(time.perf_counter() - began)
+            if seconds and seconds[-1] > LONG:
+                break
     tokens = sum(lengths)
     return {
         "tokens": tokens,
@@ -109,8 +129,7 @@ def _train(
         "parameters": _parameters(policy.causal_lm),
         "recompute": policy.layers.recompute,
         "compiled": policy.layers.compiled,
-        "start": start,
-        "peak": torch.cuda.max_memory_allocated() if runtime.device.type == "cuda" else 0,
+        "peak": torch.cuda.max_memory_allocated() if on_gpu else 0,
     }
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from open_r1.bench import timing
+from open_r1.bench import sft_probe, timing
 from open_r1.bench.attention_probe import document_lengths, flops, time_kernel
 from open_r1.bench.cases import ON_CPU, SFTCase
 from open_r1.bench.engine_probe import draw, make_requests
@@ -98,24 +100,43 @@ def test_training_goes_through_the_commands_own_steps(monkeypatch: pytest.Monkey
     monkeypatch.setattr(TrainingStep, "__call__", take)
     monkeypatch.setattr(Repeating, "batch", give)
     said: list[str] = []
-    store = made_up_tokens(512, SMALL.tokens, SMALL.length, SMALL.mean)
-    measured = measure(SMALL, store, None, said.append)
-    assert steps == list(range(SMALL.steps * (1 + ROUNDS)))
-    assert order == order[: SMALL.steps] * (1 + ROUNDS)
-    assert measured["tokens"] == sum(order[: SMALL.steps])
-    assert 0.8 * SMALL.tokens < measured["tokens"] <= SMALL.tokens
-    shape = SHAPES["demo"]
-    parameters = ModelShape.of(shape.config()).parameters
-    vectors = (2 * shape.layers + 1) * shape.hidden
-    assert measured["parameters"] == parameters
-    assert measured["flops_per_token"] > 6 * (parameters - vectors)
-    assert measured["recompute"] == "none"
-    assert said == ["making weights", "compiling", "training"]
+    longer = replace(SMALL, length=128, batch=1)
+    first, second = measured_on_cpu(longer, SMALL, begin=said.append)
+    rounds = SMALL.steps * (1 + ROUNDS)
+    assert steps == 2 * list(range(rounds))
+    for case, measured, tokens in ((longer, first, order[:rounds]), (SMALL, second, order[rounds:])):
+        assert measured["case"] == asdict(case)
+        assert tokens == tokens[: case.steps] * (1 + ROUNDS)
+        assert measured["tokens"] == sum(tokens[: case.steps])
+        assert 0.8 * case.tokens < measured["tokens"] <= case.tokens
+        shape = SHAPES["demo"]
+        parameters = ModelShape.of(shape.config()).parameters
+        vectors = (2 * shape.layers + 1) * shape.hidden
+        assert measured["parameters"] == parameters
+        assert measured["flops_per_token"] > 6 * (parameters - vectors)
+        assert measured["recompute"] == "none"
+    assert first["flops_per_token"] > second["flops_per_token"]  # longer sequences attend to more
+    assert first["start"] > 0 == second["start"]
+    assert said == ["making weights", "compiling", "packs of 128 tokens", "packs of 64 tokens"]
+
+
+def measured_on_cpu(*cases: SFTCase, begin: Callable[[str], None] = lambda what: None) -> list[dict[str, Any]]:
+    stores = [made_up_tokens(512, case.tokens, case.length, case.mean) for case in cases]
+    return list(measure(cases, stores, None, begin))
+
+
+def test_a_slow_machine_goes_through_its_steps_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = []
+    taken = TrainingStep.__call__
+    monkeypatch.setattr(sft_probe, "LONG", 0.0)
+    monkeypatch.setattr(TrainingStep, "__call__", lambda self, *given: [steps.append(given[0]), taken(self, *given)][1])
+    assert measured_on_cpu(SMALL)[0]["seconds"] > 0
+    assert steps == list(range(2 * SMALL.steps))
 
 
 def test_adapters_are_not_counted_as_the_models_own() -> None:
     case = replace(SMALL, adapters=True, steps=1)
-    measured = measure(case, made_up_tokens(512, case.tokens, case.length, case.mean), None, lambda what: None)
+    (measured,) = measured_on_cpu(case)
     assert measured["parameters"] == ModelShape.of(SHAPES["demo"].config()).parameters
     Runtime("bf16", 1).close()  # another precision than the one that was measured
 
@@ -147,7 +168,7 @@ def test_several_devices_at_once_and_the_sums_over_them() -> None:
         Part("gpus", "sums", "open_r1.parallel.all_reduce_probe", links, 60.0, gated=False),
     ]
     origin = Origin("CPU", {}, "2026-01-02T00:00:00Z")
-    devices, sums = (read_part(done, origin) for done in run_parts(parts, seconds=200, ahead=True))
+    devices, sums = (read_part(done, origin) for done in run_parts(parts, seconds=200, ahead=2))
     assert devices.failures == sums.failures == []
     assert len(devices.devices) == 2
     assert [(rate.kind, rate.shape) for rate in sums.rates] == [("all-reduce", "2 GPUs")]

@@ -14,11 +14,11 @@ AMPERE, TURING = (8, 0), (7, 5)
 
 
 def titles(free: float, capability: tuple[int, int] = AMPERE) -> list[str]:
-    return [case.title for case in gpu_cases(free, capability)]
+    return [case.title for cases in gpu_cases(free, capability) for case in cases]
 
 
 def test_a_large_card_gets_all_and_a_small_one_what_fits() -> None:
-    assert titles(140e9) == ["1.5B, 16,384", "0.5B, 16,384", "7B LoRA, 8,192", "0.5B, 2,048"]
+    assert titles(140e9) == ["1.5B, 16,384", "1.5B, 2,048", "0.5B, 16,384", "0.5B, 2,048", "7B LoRA, 8,192"]
     small = titles(8e9)
     assert small[0] == "0.5B, 16,384"
     assert not any(title.startswith("7B") for title in small)
@@ -28,9 +28,12 @@ def test_a_large_card_gets_all_and_a_small_one_what_fits() -> None:
 @pytest.mark.parametrize("free", [2e9, 6e9, 12e9, 16e9, 24e9, 48e9])
 @pytest.mark.parametrize("capability", [AMPERE, TURING])
 def test_what_is_chosen_fits_and_comes_once(free: float, capability: tuple[int, int]) -> None:
-    cases = gpu_cases(free, capability)
+    models = gpu_cases(free, capability)
+    cases = [case for model in models for case in model]
     assert all(fits(case, free, capability) for case in cases)
     assert len({case.title for case in cases}) == len(cases)
+    for model in models:  # a process trains one model, whose layers are compiled for one number of tokens
+        assert len({(case.shape, case.adapters, case.batch * case.length) for case in model}) == 1
 
 
 def test_shapes_are_the_published_ones() -> None:
@@ -77,6 +80,10 @@ def test_parts_follow_the_machine() -> None:
     assert parts[0].asked["dtypes"] == ["bf16", "fp16", "fp8"]
     assert [part.asked["kernel"] for part in parts if part.name == "attention"] == ["fa4", "varlen", "documents"]
     assert (parts[3].asked["vllm"], parts[3].asked["sequences"]) == (True, 512)
+    assert [part.title for part in parts if part.name == "sft"] == [
+        "training 1.5B, 16,384 and 2,048", "training 0.5B, 16,384 and 2,048", "training 7B LoRA, 8,192",
+    ]  # fmt: skip
+    assert sum(part.usual for part in parts[:4]) <= 120  # a rate of each kind in the two minutes that are the default
     assert not any(part.name == "gpus" for part in parts)
 
 

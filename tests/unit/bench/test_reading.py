@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import subprocess
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from open_r1.bench.cases import LARGE
+from open_r1.bench.cases import LARGE, SHORT
 from open_r1.bench.gpu_state import GpuState, gpu_state
 from open_r1.bench.parts import Part, choose_parts
 from open_r1.bench.progress import BenchProgress, in_words
@@ -29,8 +30,10 @@ GPU = Gpu("NVIDIA H200", int(150e9), int(149e9), (9, 0))
 TORCH = Torch(version="2.11", cuda="13.0", gpus=(GPU, GPU), kernels=("fa4", "documents"), chosen="fa4")
 ORIGIN = Origin("NVIDIA H200", {"torch": "2.11", "vllm": "0.26"}, "2026-01-02T00:00:00Z")
 PARTS = choose_parts(TORCH, None, vllm=True)
+SHORTER = replace(LARGE, length=SHORT, batch=LARGE.length // SHORT)
 TIMING = {"seconds": 0.01, "spread": 0.02}
 SFT = {
+    "case": asdict(LARGE),
     "tokens": 100_000,
     "seconds": 2.0,
     "flops_per_token": 1e10,
@@ -55,7 +58,7 @@ LINES: dict[str, list[dict[str, Any]]] = {
         {"copy": {"kind": "copy", "bytes": 4.2e12, "seconds": 1.0, "spread": 0.0}},
         {"copy": {"kind": "host copy", "bytes": 52e9, "seconds": 1.0, "spread": 0.0}},
     ],
-    "sft_probe": [{"sft": SFT}],
+    "sft_probe": [{"sft": SFT}, {"sft": SFT | {"case": asdict(SHORTER), "start": 0.0, "seconds": 2.5}}],
     "engine_probe": [{"engine": {"tokens": 131_072, "seconds": 2.5, "start": 40.0}}],
     "attention_probe": [
         {"attention": {"kernel": "fa4", "length": 16_384, "forward_flops": 5e12, "forward": TIMING, "both": TIMING}}
@@ -88,7 +91,8 @@ def test_rates_have_their_values() -> None:
     forward, both = rates_of("attention")[:2]
     assert (forward.value, both.value) == (500e12, 1500e12)
     assert rates_of("sft")[0].value == 50_000
-    assert rates_of("sft")[0].tokens == LARGE.length
+    assert [rate.tokens for rate in rates_of("sft")[:2]] == [LARGE.length, SHORTER.length]
+    assert rates_of("sft")[1].settings["micro_batch"] == LARGE.batch * LARGE.length
     assert rates_of("engine")[0].value == pytest.approx(131_072 / 2.5)
     assert rates_of("all-reduce")[0].value == 350e9
 
@@ -237,5 +241,5 @@ def test_progress_in_a_log_is_a_line_a_part() -> None:
 
 def test_rates_in_words() -> None:
     assert in_words(Reading()) == ""
-    assert in_words(read_part(done(PARTS[1]), ORIGIN)) == "50,000 tokens/s"
+    assert in_words(read_part(done(PARTS[1]), ORIGIN)) == "50,000 tokens/s at 16,384, 40,000 tokens/s at 2,048"
     assert (flops_text(123.4e12), flops_text(0.0932e12)) == ("123 TFLOP/s", "93.2 GFLOP/s")

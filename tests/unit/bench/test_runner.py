@@ -46,7 +46,7 @@ def part(usual: float = 20.0, **asked: object) -> Part:
     return Part("products", "made up", "made_up_probe", asked, usual)
 
 
-def run(*parts: Part, seconds: float = 60.0, ahead: bool = False) -> list[Done]:
+def run(*parts: Part, seconds: float = 60.0, ahead: int = 0) -> list[Done]:
     return list(run_parts(parts, seconds=seconds, ahead=ahead))
 
 
@@ -70,8 +70,8 @@ def test_an_error_is_one_line_and_memory_has_its_word() -> None:
     assert read_part(memory, ORIGIN).failures == ["out of memory (doing it)"]
 
 
-@pytest.mark.parametrize("ahead", [False, True])
-def test_what_has_no_time_is_left_out_and_shorter_ones_still_run(ahead: bool) -> None:
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_what_has_no_time_is_left_out_and_shorter_ones_still_run(ahead: int) -> None:
     long, short = run(part(usual=100.0 / LEAST), part(usual=1.0, lines=[COPY]), seconds=30, ahead=ahead)
     assert read_part(long, ORIGIN).left_out
     assert read_part(short, ORIGIN).rates
@@ -79,17 +79,19 @@ def test_what_has_no_time_is_left_out_and_shorter_ones_still_run(ahead: bool) ->
 
 def test_one_that_was_started_ahead_and_has_no_time_left_is_let_go() -> None:
     began = time.monotonic()
-    first, second = run(part(usual=4.0, sleeps=3), part(usual=12.0, sleeps=60), seconds=8, ahead=True)
+    first, second = run(part(usual=4.0, sleeps=3), part(usual=12.0, sleeps=60), seconds=8, ahead=2)
     assert first.outcome.ended_well
     assert second.outcome is None
     assert time.monotonic() - began < 30
 
 
-def test_the_next_one_starts_ahead_only_where_that_is_asked() -> None:
-    for ahead in (True, False):
-        first, second = run(part(sleeps=3), part(), ahead=ahead)
-        assert (second.outcome.facts["born"] < first.outcome.facts["began"]) is ahead
-        assert second.outcome.facts["began"] >= first.outcome.facts["began"]
+def test_as_many_start_ahead_as_are_asked_for() -> None:
+    for ahead in (0, 1, 2):
+        first, *others = run(part(sleeps=3), part(sleeps=1), part(), ahead=ahead)
+        born_early = [done.outcome.facts["born"] < first.outcome.facts["began"] for done in others]
+        assert born_early == [ahead > 0, ahead > 1]
+        begins = [done.outcome.facts["began"] for done in (first, *others)]
+        assert begins == sorted(begins)
 
 
 def test_a_launchers_ranks_do_not_reach_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,7 +102,7 @@ def test_a_launchers_ranks_do_not_reach_a_part(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_interrupted_nothing_is_left_running() -> None:
-    parts = run_parts([part(sleeps=60), part()], seconds=60, ahead=True, waiting=_interrupt)
+    parts = run_parts([part(sleeps=60), part()], seconds=60, ahead=2, waiting=_interrupt)
     with pytest.raises(KeyboardInterrupt):
         list(parts)
 
