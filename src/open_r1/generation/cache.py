@@ -84,9 +84,10 @@ class WindowLayer(DynamicLayer):
 
     def allocate(self, prefilled: DynamicLayer, max_rows: int, columns: int) -> None:
         # Zeros, not empty: a masked column has weight 0, and 0 times an uninitialised NaN is NaN.
-        _, heads, _, key_dim = prefilled.keys.shape
-        self.keys = prefilled.keys.new_zeros(max_rows, heads, columns, key_dim)
-        self.values = prefilled.values.new_zeros(max_rows, heads, columns, prefilled.values.shape[-1])
+        self.keys, self.values = (
+            states.new_zeros(max_rows, states.shape[1], columns, states.shape[-1], dtype=_attention_dtype(states))
+            for states in (prefilled.keys, prefilled.values)
+        )
         self.is_initialized = True
 
     def relocate(self, columns: int) -> None:
@@ -99,6 +100,15 @@ class WindowLayer(DynamicLayer):
         new = old.new_zeros(*old.shape[:2], columns, old.shape[-1])
         new[: live.rows, :, : live.width] = old[: live.rows, :, live.start : live.end]
         return new
+
+
+def _attention_dtype(states: Tensor) -> torch.dtype:
+    """In which ``states`` meet attention.
+
+    Rotary embeddings leave keys in float32 under autocast: a cache of these would be cast as a whole at every step.
+    """
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 class StateLayer(LinearAttentionLayer):

@@ -2,7 +2,7 @@
 
 A model loaded with ``attn_implementation="open_r1"`` calls `attention_forward` in every layer. With a pack
 (``documents`` among the keyword arguments) attention stays within each sequence; without one, as in generation with a
-KV cache, it is `transformers`' own SDPA with its usual mask.
+KV cache, it is SDPA with the usual mask of `transformers`.
 
 The kernel is chosen at run time, by `open_r1.model.kernels.choose_kernel`.
 """
@@ -27,6 +27,7 @@ from open_r1.model.kernels import (
     choose_kernel,
     documents_attention,
     group_sequences,
+    one_token_attention,
 )
 
 NAME = "open_r1"
@@ -135,15 +136,17 @@ def attention_forward(
             raise UserError(
                 f"{type(module).__name__} uses {name}, which these kernels do not have; set --attn_implementation eager"
             )
-    if documents is None and softcap is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
-        )
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if documents is None:
-        return cached_softcapped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings leave query and key in float32
         query, key, value = (tensor.to(torch.get_autocast_dtype(query.device.type)) for tensor in (query, key, value))
+    if documents is None:
+        if query.shape[-2] == 1 and (attention_mask is None or attention_mask.shape[1:3] == (1, 1)):
+            return one_token_attention(query, key, value, attention_mask, scale, dropout, softcap), None
+        if softcap is not None:
+            return cached_softcapped_attention(query, key, value, attention_mask, scale, dropout, softcap), None
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scale, **kwargs
+        )
     if softcap is not None or dropout > 0.0 or documents.kernel == "documents":
         groups = documents.groups or _groups(documents, query.device)
         output = documents_attention(query[0], key[0], value[0], groups, scale, dropout, sliding_window, softcap)

@@ -142,6 +142,31 @@ def _softcapped_attention(
     return F.dropout(weights.to(value.dtype), dropout) @ value
 
 
+def one_token_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float | None
+) -> Tensor:
+    """Attention of the newest token of each row to its row's cache, which is read where it lies.
+
+    The query heads that share a key-value head are the rows of one product. Repeating the keys for them instead would
+    copy the whole cache in every layer, into tensors that are larger at each token: all sizes that an allocator keeps.
+
+    Args:
+        query: [B, H, 1, D]; key and value: [B, H_kv, C, D]; autocast to one type.
+        mask: [B, 1, 1, C], true where attention may look; None allows all.
+
+    Returns:
+        [B, 1, H, D].
+    """
+    rows, heads = query.shape[:2]
+    grouped = query.reshape(rows, key.shape[1], heads // key.shape[1], query.shape[-1])
+    if softcap is None:
+        attended = F.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, dropout_p=dropout, scale=scale)
+    else:
+        allowed = mask if mask is not None else torch.ones((), dtype=torch.bool, device=query.device)
+        attended = _softcapped_attention(grouped, key, value, allowed, scale, dropout, softcap)
+    return attended.reshape(rows, 1, heads, value.shape[-1])
+
+
 def cached_softcapped_attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float, softcap: float
 ) -> Tensor:

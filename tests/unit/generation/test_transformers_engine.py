@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 from transformers import (
     Gemma3ForCausalLM,
     Gemma3TextConfig,
@@ -24,6 +25,7 @@ from transformers import (
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.transformers_engine import TransformersEngine
+from open_r1.model.attention import NAME
 
 VOCABULARY = 64
 CONTEXT = 128
@@ -322,6 +324,30 @@ def test_autocast_does_not_leak_into_the_consumer(model):
         expected = logits.log_softmax(-1)[torch.arange(len(logits)), torch.tensor(completion.token_ids)]
         difference = (torch.tensor(completion.logprobs) - expected).abs().max()
         assert 0 < difference < 0.2
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_attention_reads_the_cache_where_it_lies(model, monkeypatch, dtype):
+    model.set_attn_implementation(NAME)
+    seen = []
+    attend = functional.scaled_dot_product_attention
+
+    def spy(query, key, value, **options):
+        if len(query) == len(requests):  # not the prefill, which is of one prompt
+            seen.append((query, key, value))
+        return attend(query, key, value, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", spy)
+    requests = make_requests(5, group=5)
+    list(engine_of(model, dtype=dtype).generate(requests, SamplingParams(max_new_tokens=8)))
+    assert len(seen) == 7 * SIZES["num_hidden_layers"]
+    for query, key, value in seen:
+        assert query.dtype == key.dtype == value.dtype == (dtype or torch.float32)
+        assert query.shape[1:3] == (2, 2)  # two query heads to each of two key heads
+        for states in (key, value):
+            assert states.shape[1] == SIZES["num_key_value_heads"]
+    storages = {states.untyped_storage().data_ptr() for _, key, value in seen for states in (key, value)}
+    assert len(storages) == 2 * SIZES["num_hidden_layers"]  # keys and values of a layer, at every step
 
 
 def test_out_of_memory_halves_the_batch_and_says_so_once(model, caplog):
