@@ -20,7 +20,7 @@ def test_every_kind_of_case_runs_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     results = json.loads((tmp_path / "out.json").read_text())
     assert [result["case"] for result in results] == ["0.5b-2k", "1.5b-16k-8bit", "1.5b-lora-16k", *CASES[3:]]
-    assert all("error" not in result and result["steps"] == 2 and result["predicted_gb"] > 0 for result in results)
+    assert all("error" not in result and result["steps"] == 3 and result["predicted_gb"] > 0 for result in results)
     assert all(f"| {name} | " in done.stdout for name in CASES)
 
 

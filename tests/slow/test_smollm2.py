@@ -145,19 +145,23 @@ def test_fine_tuning_teaches_what_it_was_not_shown(smollm2: Path, fine_tuned: Ru
 
 
 def test_the_fine_tuned_model_answers_and_stops(fine_tuned: Run) -> None:
-    """In transformers alone, by what the export itself says: template, dtype, where to stop."""
+    """In transformers alone, by what the export itself says: template, dtype, where to stop.
+
+    Drawn in float32: what bf16 draws depends on the CPU's own instructions.
+    """
     torch.set_num_threads(THREADS)
     tokenizer = AutoTokenizer.from_pretrained(fine_tuned.folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(fine_tuned.folder, dtype="auto")
     assert model.dtype == torch.bfloat16
-    questions = [[{"role": "user", "content": row["question"]}] for row in shortest("gsm8k_test_64.jsonl", 6)]
+    model.float()
+    questions = [[{"role": "user", "content": row["question"]}] for row in shortest("gsm8k_test_64.jsonl", 12)]
     prompts = tokenizer.apply_chat_template(
         questions, add_generation_prompt=True, padding=True, return_dict=True, return_tensors="pt"
     )
-    answers = model.generate(**prompts, max_new_tokens=128, do_sample=False)[:, prompts["input_ids"].shape[1] :]
+    answers = model.generate(**prompts, max_new_tokens=160, do_sample=False)[:, prompts["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(answers)
-    # A model this small may lose itself in one of three.
-    assert sum(END in text for text in texts) >= 4, texts
+    # A model this small loses itself now and then: three of the twelve did when this was written.
+    assert sum(END in text for text in texts) >= 6, texts
     assert any("####" in text for text in texts), texts
 
 
