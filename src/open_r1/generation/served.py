@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server_client import ServerClient
 from open_r1.generation.server_process import ServerProcess, nth_devices, serve_command
 from open_r1.generation.stock_server import StockServerEngine
+
+PORT_SECONDS = 10.0
+"""How long the port of a server that is to be started may still be taken."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +73,14 @@ def start_served(
         devices: numbers of the GPUs that it takes, as this process counts them; None leaves that to the server.
 
     Raises:
-        UserError: it ends, or is not up in time; with its last lines.
+        UserError: another process listens at its port; it ends, or is not up in time, with its last lines.
     """
     port = settings.get("port")
     if not port:
         raise UserError("a server that is started here needs a port: give --vllm_server_port")
     process = None
     if trainer.sends_weights:
+        _check_free(int(port))
         visible = nth_devices(devices, os.environ.get("CUDA_VISIBLE_DEVICES")) if devices is not None else None
         command = serve_command({"log": log.with_suffix(".vllm.log"), **settings})
         process = ServerProcess(command, log=log, devices=visible)
@@ -88,3 +94,21 @@ def start_served(
         group_port=group_port,
         process=process,
     )
+
+
+def _check_free(port: int) -> None:
+    """Raises UserError where somebody listens at ``port``: a server of another run would be taken for the one here.
+
+    One that has lost its trainer ends by itself, so some seconds are waited for that.
+    """
+    end = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port)).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                raise UserError(
+                    f"no server can be started at port {port} ({os.strerror(error.errno)}): another run may have one "
+                    "there; give another --vllm_server_port"
+                ) from error
+        time.sleep(0.2)

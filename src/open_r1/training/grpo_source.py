@@ -24,7 +24,7 @@ from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import StepBatch
 from open_r1.training.group_draws import Drawn, GroupDraws
 from open_r1.training.pack_budget import SMALLEST_PACK
-from open_r1.training.rollout_metrics import RolloutMetrics
+from open_r1.training.rollout_metrics import RolloutMetrics, of_further_step
 from open_r1.training.rollout_packs import level_packs, pack_groups
 from open_r1.training.rollouts import RolloutCollector
 from open_r1.training.signals import Interrupted, StopSignal
@@ -157,8 +157,10 @@ class GRPOSource:
         first_step = step - step % self._config.num_iterations
         if self._held is None or self._held.first_step != first_step:
             self._held = self._roll_out(first_step, stop)
-        origin = self._held.origin
-        return StepBatch(self._held.packs, 1.0, self._held.metrics, lambda _number: origin)
+        origin, metrics = self._held.origin, self._held.metrics
+        if step != first_step:
+            metrics = of_further_step(metrics)
+        return StepBatch(self._held.packs, 1.0, metrics, lambda _number: origin)
 
     def sync(self) -> None:
         """Gives the engine the policy's weights as they are now. Collective."""
@@ -232,6 +234,8 @@ class GRPOSource:
         return drawn, seconds | {"generate": meter.generate_seconds, "reward_wait": meter.reward_wait_seconds}
 
     def _load_weights(self) -> None:
+        if self._runtime.world_size > 1:  # one process sends, and no other may still draw from the weights before
+            self._runtime.barrier()
         self._engine.load_weights(self._weights())
         if self._runtime.world_size > 1:  # one process sends, and no other may ask before
             self._runtime.barrier()

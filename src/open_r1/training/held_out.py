@@ -14,6 +14,10 @@ from open_r1.data.pack import Pack
 from open_r1.data.tokens import TokenStore
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.sft_source import SFT_FORWARD, empty_pack, make_plan, sft_objective
+from open_r1.training.signals import Interrupted, StopSignal
+
+PACKS_BETWEEN_LOOKS = 16
+"""After which ranks ask each other whether one was told to stop."""
 
 
 class HeldOutLoss:
@@ -23,22 +27,36 @@ class HeldOutLoss:
         self._store, self._runtime, self._module = store, runtime, module
         self._plan = make_plan(store, config, epoch=0)
 
-    def __call__(self) -> dict[str, float]:
-        """``eval_loss`` in nats a token."""
+    def __call__(self, stop: StopSignal) -> dict[str, float]:
+        """``eval_loss`` in nats a token.
+
+        Raises:
+            Interrupted: by ``stop``, between two packs; by that of any rank on all of them.
+        """
         was_training = self._module.training
         self._module.eval()
         losses, targets = [torch.zeros((), device=self._runtime.device)], 0.0
-        with torch.no_grad():
-            for pack in self._packs():
-                targets += float(pack.loss_weight.sum())
-                pack = pack.pin_memory() if self._runtime.device.type == "cuda" else pack
-                pack = pack.to(self._runtime.device)
-                loss, _ = sft_objective(self._module(pack, **SFT_FORWARD), pack)
-                losses.append(loss)
-        self._module.train(was_training)
+        try:
+            with torch.no_grad():
+                for number, pack in enumerate(self._packs()):
+                    self._check(number, stop)
+                    targets += float(pack.loss_weight.sum())
+                    pack = pack.pin_memory() if self._runtime.device.type == "cuda" else pack
+                    pack = pack.to(self._runtime.device)
+                    loss, _ = sft_objective(self._module(pack, **SFT_FORWARD), pack)
+                    losses.append(loss)
+        finally:
+            self._module.train(was_training)
         total = float(torch.stack(losses).cpu().double().sum())  # the one wait for the GPU
         total, targets = self._runtime.sum(torch.tensor([total, targets], dtype=torch.float64)).tolist()
         return {"eval_loss": total / max(targets, 1.0)}
+
+    def _check(self, number: int, stop: StopSignal) -> None:
+        """Before pack ``number`` of this rank: ranks have as many, and look together now and then."""
+        if self._runtime.world_size == 1:
+            stop.check()
+        elif number % PACKS_BETWEEN_LOOKS == 0 and (signal := int(self._runtime.max(float(stop.number)))):
+            raise Interrupted(signal)
 
     def _packs(self) -> Iterator[Pack]:
         """This rank's packs; every rank has the same number."""

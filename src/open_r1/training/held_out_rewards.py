@@ -12,10 +12,13 @@ import torch
 from open_r1.config import GRPOConfig
 from open_r1.data.prompts import PromptSet
 from open_r1.generation.engine import Completion, Engine, Request, SamplingParams
+from open_r1.generation.interruption import interrupted_by
 from open_r1.generation.seeds import sample_seed
 from open_r1.parallel.runtime import Runtime
 from open_r1.rewards.pool import RewardPool, Scores
 from open_r1.rl.advantages import combine_rewards
+from open_r1.training.rollout_metrics import mean_of
+from open_r1.training.signals import StopSignal
 
 STEP = -1
 """Stands for the step in the seeds of held-out answers: the same draws each time, so that only the policy changes."""
@@ -53,11 +56,17 @@ class HeldOutRewards:
         self._weights = config.reward_weights or [1.0] * len(self._names)
         self._mine = range(runtime.rank, len(prompts), runtime.world_size)
 
-    def __call__(self) -> dict[str, float]:
-        """``eval/reward``, ``eval/rewards/NAME``, ``eval/completion_length`` (tokens), ``eval/truncated`` (share)."""
+    def __call__(self, stop: StopSignal) -> dict[str, float]:
+        """``eval/reward``, ``eval/rewards/NAME``, ``eval/completion_length`` (tokens), ``eval/truncated`` (share).
+
+        Raises:
+            Interrupted: by ``stop``, of a run of one process: ranks are done at different times.
+        """
         start = time.perf_counter()
         self._sync()
-        completions, scores = self._answers()
+        stop = stop if self._runtime.world_size == 1 else StopSignal()
+        with interrupted_by(stop.check):
+            completions, scores = self._answers(stop)
         values = np.full((len(self._names), len(self._mine), self._size), np.nan)
         for place, score in scores.items():
             values[:, place] = np.array(score.values, dtype=np.float64)  # None becomes NaN
@@ -71,10 +80,10 @@ class HeldOutRewards:
             "eval/truncated": _sum_count(cut),
         }
         totals = self._runtime.sum(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
-        means = {name: total / max(1.0, count) for name, (total, count) in zip(sums, totals, strict=True)}
+        means = {name: mean_of(total, count) for name, (total, count) in zip(sums, totals, strict=True)}
         return means | {"seconds_evaluate": self._runtime.max(time.perf_counter() - start)}
 
-    def _answers(self) -> tuple[list[Completion], dict[int, Scores]]:
+    def _answers(self, stop: StopSignal) -> tuple[list[Completion], dict[int, Scores]]:
         """This rank's completions, and the scores of each prompt by its place among this rank's."""
         requests = [
             Request(
@@ -88,6 +97,7 @@ class HeldOutRewards:
         finished: dict[int, dict[int, Completion]] = {}
         scores: dict[int, Scores] = {}
         for completion in self._engine.generate(requests, self._params) if requests else ():
+            stop.check()
             place, sample = divmod(completion.request_id, self._size)
             group = finished.setdefault(place, {})
             group[sample] = completion
@@ -95,6 +105,7 @@ class HeldOutRewards:
                 self._submit(place, group)
             scores.update(self._scored(block=False))
         while len(scores) < len(self._mine):
+            stop.check()
             scores.update(self._scored(block=True))
         return [completion for group in finished.values() for completion in group.values()], scores
 

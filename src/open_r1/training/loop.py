@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from open_r1.config import TrainingConfig, resolve_steps
-from open_r1.errors import StopRequested
+from open_r1.errors import StopRequested, UserError
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.progress import TrainingProgress
 from open_r1.training.batches import Batches, BatchSource
@@ -59,7 +59,8 @@ class Trainer:
     Args:
         module: the wrapped `PackModel`; ``optimizer`` belongs to it.
         forward: keyword arguments of the module's forward beside the pack.
-        evaluate: returns held-out metrics; called by ``eval_strategy``.
+        evaluate: returns held-out metrics; called by ``eval_strategy`` with the signal that may interrupt it, of all
+            ranks or of none.
         watch: looks at every step's metrics, and may end the run.
         on_save: told the folder and the step of each checkpoint that is on disk.
     """
@@ -75,7 +76,7 @@ class Trainer:
         checkpoints: Checkpoints,
         *,
         forward: dict[str, Any] | None = None,
-        evaluate: Callable[[], dict[str, float]] | None = None,
+        evaluate: Callable[[StopSignal], dict[str, float]] | None = None,
         watch: RunWatch | None = None,
         on_save: Callable[[Path, int], None] | None = None,
         description: str = "train",
@@ -103,6 +104,7 @@ class Trainer:
 
         Raises:
             StopRequested: after SIGTERM or Ctrl-C, once the state has been saved.
+            UserError: no next batch can be had; of a run of one process, once the state has been saved.
         """
         first_step = resume(
             self.checkpoints,
@@ -123,23 +125,25 @@ class Trainer:
             step, stopped = first_step, ""
             try:
                 if step == 0 and self.evaluate and self.config.eval_on_start:
-                    self._evaluate_first(log, progress)
+                    self._evaluate_first(log, progress, stop)
                 while step < self.total_steps:
-                    batch = batches.batch(step, self._heeded(stop))
+                    try:
+                        batch = batches.batch(step, self._heeded(stop))
+                    except UserError as error:  # of an engine or a verifier: the weights are whole
+                        self._read(log, progress, stop, keep=0)
+                        raise self._saved_before(error, step, first_step) from error
                     self._readings.append(self.take_step(step, batch, self.schedule(step), stop))
                     step += 1
-                    self._read(log, progress, keep=0 if self._pauses(step) else self.steps_ahead)
-                    if self._saves(step):
-                        self._save(step)
+                    self._read(log, progress, stop, keep=0 if self._pauses(step) else self.steps_ahead)
                     if self.watch and self.watch.fired:
-                        self._read(log, progress, keep=0)
+                        self._read(log, progress, stop, keep=0)
                         stopped = self._stopped_by_rule(step)
                         break
                     if number := self.take_step.stop_number if self.runtime.world_size > 1 else stop.number:
                         raise Interrupted(number)
             except Interrupted as signal:
                 self._agreed.number = signal.signal_number
-                self._read(log, progress, keep=0)
+                self._read(log, progress, StopSignal(), keep=0)
                 path = self._save(step)
                 saved = f"saved to {path}" if path else "not saved, an earlier checkpoint stays"
                 raise StopRequested(
@@ -151,12 +155,20 @@ class Trainer:
                 log.close()
         return TrainResult(step, self._summary(step - first_step), stopped)
 
-    def _evaluate_first(self, log: MetricLog, progress: TrainingProgress) -> None:
+    def _evaluate_first(self, log: MetricLog, progress: TrainingProgress, stop: StopSignal) -> None:
         """Where the curve of what is held out begins."""
         with self.meter.apart():
-            metrics = self.evaluate()
+            metrics = self.evaluate(stop)
         log.write(0, metrics)
         progress.update(0, metrics)
+
+    def _saved_before(self, error: UserError, step: int, first_step: int) -> UserError:
+        """What to say of an error between two steps, once what was trained so far is on disk."""
+        if self.runtime.world_size > 1 or step == first_step:  # ranks fail one by one, and save together
+            return error
+        path = self._save(step)
+        saved = f"; saved to {path}" if path else ""
+        return UserError(f"{error}; stopped after step {step} of {self.total_steps}{saved}")
 
     def _stopped_by_rule(self, step: int) -> str:
         """Saves, unless that was the last step; what to say."""
@@ -168,16 +180,26 @@ class Trainer:
         """The signal that may interrupt the making of a batch; several ranks stop together, at one that all know."""
         return stop if self.runtime.world_size == 1 else self._agreed
 
-    def _read(self, log: MetricLog, progress: TrainingProgress, *, keep: int) -> None:
-        """Reads the steps that are over, all but the last ``keep``; records them, evaluates where that is due."""
+    def _read(self, log: MetricLog, progress: TrainingProgress, stop: StopSignal, *, keep: int) -> None:
+        """Reads the steps that are over, all but the last ``keep``: records them, saves and evaluates where it is due.
+
+        Raises:
+            Interrupted: by ``stop``, in an evaluation, once the step is recorded without it.
+        """
         while len(self._readings) > keep:
             reading = self._readings.popleft()
             step = reading.step + 1
             metrics = self._account(reading)
+            if self._saves(step):
+                self._save(step)
+            interrupted = None
             if self._evaluates(step):
-                with self.meter.apart():
-                    metrics |= self.evaluate()
-            logs = self._logs(step)
+                try:
+                    with self.meter.apart():
+                        metrics |= self.evaluate(stop)
+                except Interrupted as signal:
+                    interrupted = signal
+            logs = self._logs(step) or self._evaluates(step)
             if logs:
                 metrics |= self.meter.since_mark()
             self._latest |= metrics
@@ -186,6 +208,8 @@ class Trainer:
             if logs:
                 log.write(step, metrics)
             progress.update(step, metrics)
+            if interrupted:
+                raise interrupted
 
     def _account(self, reading: StepReading) -> dict[str, float]:
         """The metrics of a step that is over, once meter and guard have seen it."""

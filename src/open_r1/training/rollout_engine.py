@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from transformers import PreTrainedConfig
 
 from open_r1.config import GRPOConfig
 from open_r1.errors import UserError
@@ -52,6 +53,7 @@ def build_engine(
     Raises:
         UserError: it cannot be had here; says why, and what to change.
     """
+    _check_room(config, runtime.unwrap(policy.module).causal_lm.config, longest_prompt)
     if not config.use_vllm:
         return _transformers(config, runtime, policy)
     if config.vllm_mode == "colocate":
@@ -69,6 +71,22 @@ def sampling_params(config: GRPOConfig, policy: Policy) -> SamplingParams:
 def engine_dtype(config: GRPOConfig, runtime: Runtime, policy: Policy) -> torch.dtype:
     """The dtype in which the policy computes, and so the engine."""
     return runtime.autocast_dtype or next(policy.module.parameters()).dtype
+
+
+def _check_room(config: GRPOConfig, model_config: PreTrainedConfig, longest_prompt: int) -> None:
+    """Raises UserError for a prompt that fills the context by itself: it would end the run when its turn comes.
+
+    vLLM knows of contexts that are stretched, and refuses at its start what is longer than it can have.
+    """
+    name, context = "the model's context", getattr(model_config.get_text_config(), "max_position_embeddings", None)
+    if config.use_vllm:
+        name, context = "vllm_max_model_length", config.vllm_max_model_length
+    if context and longest_prompt >= context:
+        raise UserError(
+            f"the longest prompt has {longest_prompt:,} tokens, which leaves no room for an answer in {name} "
+            f"({context:,}): leave out such rows with --max_prompt_length "
+            f"{max(context // 2, context - config.max_completion_length)}"
+        )
 
 
 def _transformers(config: GRPOConfig, runtime: Runtime, policy: Policy) -> TransformersEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 
 from open_r1.config import GRPOConfig
 from open_r1.data.prompts import PromptSet
@@ -21,6 +23,11 @@ from open_r1.training.repetition import in_a_loop
 from open_r1.training.rollouts import Group
 
 console = Console(stderr=True)
+COUNTS = ("reward_timeouts", "reward_errors", "prompts_drawn")
+MEANS = (
+    "reward", "reward_std", "completion_length", "completion_length_max", "truncated", "empty", "repetition",
+    "groups_with_signal", "groups_trained",
+)  # fmt: skip
 Combine = Callable[[list[Group]], torch.Tensor]
 
 
@@ -49,16 +56,13 @@ class RolloutMetrics:
         """
         means = self._means(drawn)
         meter = drawn.meter
-        counts = {
-            "reward_timeouts": float(meter.timeouts),
-            "reward_errors": float(len(meter.errors)),
-            "prompts_drawn": float(drawn.cursor - before),
-        }
+        of_meter = (meter.timeouts, len(meter.errors), drawn.cursor - before)
+        counts = dict(zip(COUNTS, map(float, of_meter), strict=True))
         flat = torch.tensor([*seconds.values(), *counts.values()], dtype=torch.float64)
         totals = dict(zip([*seconds, *counts], self._runtime.sum(flat).tolist(), strict=True))
         for name in seconds:
             totals[name] /= self._runtime.world_size
-        self._say(meter.errors)
+        self._say(meter.errors, "a reward function failed, its completions get no reward: ")
         return means | totals
 
     def _means(self, drawn: Drawn) -> dict[str, float]:
@@ -81,9 +85,12 @@ class RolloutMetrics:
         longest = self._runtime.max(float(max(lengths)))
         flat = torch.tensor(list(sums.values()), dtype=torch.float64)
         totals = self._runtime.sum(flat)
-        means = {name: float(total / max(1.0, count)) for name, (total, count) in zip(sums, totals, strict=True)}
+        means = {name: mean_of(total, count) for name, (total, count) in zip(sums, totals.tolist(), strict=True)}
         if self._config.log_completions and self._runtime.is_main:
-            self._log_completions(seen)
+            try:
+                self._log_completions(seen)
+            except OSError as error:  # a disk that is full loses a sample, not the run
+                self._say([f"{COMPLETIONS_FILE} cannot be written ({error})"], "")
         return means | {"completion_length_max": longest}
 
     def _log_completions(self, groups: list[Group]) -> None:
@@ -101,11 +108,21 @@ class RolloutMetrics:
                     }
                     file.write(json.dumps(entry) + "\n")
 
-    def _say(self, errors: list[str]) -> None:
+    def _say(self, errors: list[str], what: str) -> None:
         for error in errors:
             if error not in self._warned:
                 self._warned.add(error)
-                console.print(f"[yellow]a reward function failed, its completions get no reward[/]: {error}")
+                console.print(f"[yellow]{what}[/]{escape(error)}")
+
+
+def is_of_rollouts(name: str) -> bool:
+    """Whether a metric says something of completions, and so nothing new of a further step on the same ones."""
+    return name in MEANS or name in COUNTS or name.startswith("rewards/")
+
+
+def of_further_step(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of a further step on the same rollouts: their means stand, what they took was counted before."""
+    return {name: 0.0 if name in COUNTS or name.startswith("seconds_") else value for name, value in metrics.items()}
 
 
 def _spread(rewards_PG: np.ndarray) -> np.ndarray:
@@ -115,6 +132,11 @@ def _spread(rewards_PG: np.ndarray) -> np.ndarray:
     if enough_P.any():
         spread_P[enough_P] = np.nanstd(rewards_PG[enough_P], axis=1, ddof=1)
     return spread_P
+
+
+def mean_of(total: float, count: float) -> float:
+    """NaN of nothing: a reward that nobody was given is not a reward of 0."""
+    return total / count if count else math.nan
 
 
 def _sum_count(values: Any) -> tuple[float, float]:

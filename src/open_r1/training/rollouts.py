@@ -16,6 +16,10 @@ from open_r1.generation.seeds import sample_seed
 from open_r1.rewards.pool import RewardPool, Scores
 from open_r1.training.signals import StopSignal
 
+SILENT_AT_FIRST, SILENT_GROUPS = 4, 8
+"""Prompts in a row whose every completion the reward functions fail on, after which a run ends: before any completion
+has had a reward, and later."""
+
 
 @dataclass(frozen=True)
 class Group:
@@ -67,13 +71,14 @@ class RolloutCollector:
     ) -> None:
         self._engine, self._pool, self._prompts, self._decode = engine, pool, prompts, decode
         self._params, self._size, self._seed = params, size, seed
+        self._silent, self._most_silent = 0, SILENT_AT_FIRST
 
     def collect(self, draws: Sequence[int], step: int, stop: StopSignal, meter: RolloutMeter) -> list[Group]:
         """One group for each draw number, in their order.
 
         Raises:
             Interrupted: by ``stop``, between two steps of decoding where the engine can stop there.
-            UserError: when a reward function failed on every completion.
+            UserError: when the reward functions failed on every completion of too many prompts in a row.
         """
         indices = [self._prompts.draw(self._seed, draw) for draw in draws]
         requests = [
@@ -125,14 +130,20 @@ class RolloutCollector:
         self._pool.submit(place, [[{"role": "assistant", "content": text}] for text in texts], columns)
         return texts
 
-    @staticmethod
-    def _note_failures(scores: dict[int, Scores], meter: RolloutMeter) -> None:
-        for score in scores.values():
+    def _note_failures(self, scores: dict[int, Scores], meter: RolloutMeter) -> None:
+        """A row that no verifier can judge costs its group; a verifier that judges none would cost the whole run."""
+        for _place, score in sorted(scores.items()):
             meter.timeouts += score.timeouts
             meter.errors.extend(score.errors)
-        silent = scores and all(value is None for score in scores.values() for row in score.values for value in row)
-        if silent and meter.errors:
-            raise UserError(f"the rewards failed on every completion; the first error: {meter.errors[0]}")
+            if any(value is not None for row in score.values for value in row):
+                self._silent, self._most_silent = 0, SILENT_GROUPS
+            elif score.errors:
+                self._silent += 1
+                if self._silent >= self._most_silent:
+                    raise UserError(
+                        f"the rewards failed on every completion of {self._silent} prompts in a row; "
+                        f"the last error: {score.errors[0]}"
+                    )
 
 
 def _as_array(scores: Scores) -> np.ndarray:

@@ -20,6 +20,7 @@ from open_r1.training.alarms import LOOKOUTS, Finding
 from open_r1.training.history import History
 from open_r1.training.metrics import FILE as METRICS_FILE
 from open_r1.training.metrics import read_metrics
+from open_r1.training.rollout_metrics import is_of_rollouts
 
 ALARMS_FILE = "alarms.jsonl"
 SIGNS = {"<": operator.lt, ">": operator.gt}
@@ -39,7 +40,7 @@ class RunWatch:
     def __init__(self, config: GRPOConfig, runtime: Runtime) -> None:
         self._runtime, self._rules = runtime, config.stop_rules
         self._path = Path(config.output_dir) / ALARMS_FILE
-        self._window = config.alarm_steps
+        self._window, self._iterations = config.alarm_steps, config.num_iterations
         self._history = History(max(1, config.alarm_steps), config.num_generations)
         self._active: dict[str, int] = {}  # alarms that are on, and for how many steps they have been quiet
         self._in_a_row = [0] * len(self._rules)
@@ -53,7 +54,7 @@ class RunWatch:
         self._forget_after(first_step)
         for record in read_metrics(self._path.with_name(METRICS_FILE)) if first_step else ():
             if 0 < record["step"] <= first_step:
-                self._take_in(record)
+                self._take_in(record, record["step"], again=True)
 
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """Judges a step's metrics; collective where there are rules.
@@ -70,18 +71,20 @@ class RunWatch:
         return {f"alarm/{name}": 1.0 for name in self._active}
 
     def _take_in(
-        self, metrics: Mapping[str, float | None], step: int | None = None
+        self, metrics: Mapping[str, float | None], step: int, *, again: bool = False
     ) -> tuple[dict[str, Finding], StopRule | None]:
-        """Adds a step to what is known, and says the alarms that it sets off where ``step`` is given.
+        """Adds a step to what is known, and says the alarms that it sets off, unless it was taken in ``again``.
 
         Returns:
             What is found at this step, and a rule that it meets.
         """
+        if (step - 1) % self._iterations:  # completions that were looked at before
+            metrics = {name: value for name, value in metrics.items() if not is_of_rollouts(name)}
         self._history.add(metrics)
         heard = {name: look(self._history) for name, look in LOOKOUTS.items()} if self._window else {}
         findings = {name: finding for name, finding in heard.items() if finding is not None}
         for name, finding in findings.items():
-            if name not in self._active and step is not None:
+            if name not in self._active and not again:
                 self._say(step, name, finding)
             self._active[name] = 0
         for name in self._active.keys() - findings.keys():

@@ -15,7 +15,7 @@ import torch
 from http_serving import serving
 
 from open_r1.errors import UserError
-from open_r1.generation import stock_server
+from open_r1.generation import served, stock_server
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.served import Trainer, open_served, start_served
 from open_r1.generation.served_engine import ServedEngine
@@ -178,12 +178,17 @@ def test_a_server_that_takes_no_weights_is_told_how_to(config: Any, said: str) -
         open_served(url, Trainer(CPU, {}))
 
 
-def test_a_server_of_our_own_is_started_and_ended(tiny_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_server_of_our_own_is_started_and_ended(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = {"model": tiny_checkpoint, "engine": "transformers", "port": free_port()}
     trainer = Trainer(CPU, {"hidden_size": 32})
     engine = start_served(settings, trainer, log=tmp_path / "server.log", start_timeout=120)
     found = open_served(f"http://127.0.0.1:{settings['port']}", trainer)
     assert isinstance(found, ServedEngine) and found.facts == engine.facts
+    monkeypatch.setattr(served, "PORT_SECONDS", 0.0)
+    with pytest.raises(UserError, match=r"no server can be started at port .*; give another --vllm_server_port"):
+        start_served(settings, trainer, log=tmp_path / "second.log")  # whose trainer would take over the first one
     assert len(list(found.generate(REQUESTS, PARAMS))) == 5
     engine.close()
     with pytest.raises(UserError, match="no server answers"):

@@ -168,6 +168,29 @@ def test_packs_by_hand() -> None:
     assert metrics["prompts_drawn"] == 2
 
 
+def test_a_further_step_on_the_same_rollouts_has_drawn_nothing() -> None:
+    bench = Bench(lambda prompt, sample: None if sample else 1.0, num_iterations=2)
+    first, second = bench.metrics(0), bench.metrics(1)
+    assert first["prompts_drawn"] == 2 * 4  # and three rounds, since one answer alone is no signal
+    assert second["prompts_drawn"] == 0
+    assert all(second[name] == 0 for name in second if name.startswith("seconds_"))
+    assert {name: first[name] for name in ("reward", "completion_length")} == {
+        name: second[name] for name in ("reward", "completion_length")
+    }
+
+
+def test_no_rank_may_still_draw_when_weights_are_sent() -> None:
+    """Nor any ask before they have come."""
+    events: list[str] = []
+    runtime = FakeRuntime(world_size=2)
+    runtime.barrier = lambda: events.append("barrier")
+    bench = Bench(rising, runtime=runtime)
+    bench.engine.load_weights = lambda weights: events.append("load")
+    bench.packs()
+    bench.source.sync()
+    assert events == 2 * ["barrier", "load", "barrier"]
+
+
 @pytest.mark.parametrize(("pack_length", "packs"), [(8, 8), (16, 4), (4096, 1)])
 def test_pack_length(pack_length: int, packs: int) -> None:
     bench = Bench(rising, pack_length=pack_length, groups=2)

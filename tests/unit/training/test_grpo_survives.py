@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from training_runs import Run, assert_different_weights, assert_same_weights, lo
 from transformers import AutoModelForCausalLM
 
 from open_r1.errors import UserError
+from open_r1.generation.transformers_engine import TransformersEngine
+from open_r1.rewards.pool import RewardPool, Scores
+from open_r1.training.rollouts import SILENT_AT_FIRST, SILENT_GROUPS
 
 END, LETTER = 256, 65
 """Token ids of the tiny checkpoint: its end of turn, and a letter."""
@@ -49,6 +53,16 @@ def always_hangs(completion_ids, **columns):
 
 def letters(completions, **columns):
     return [float(len(completion[0]["content"])) for completion in completions]
+
+
+def picky(completions, prompts, **columns):
+    if "5+6" in prompts[0][-1]["content"]:
+        raise ValueError("no such sum")
+    return letters(completions)
+
+
+def rarely(completions, prompts, **columns):
+    return [1.0 if "5+6" in prompts[0][-1]["content"] else None] * len(completions)
 """
 
 
@@ -118,11 +132,102 @@ def test_a_reward_that_hangs(settings: dict[str, Any], rewards: str, tmp_path: P
 def test_rewards_of_which_none_ever_comes_stop_the_run(
     name: str, reason: str, settings: dict[str, Any], rewards: str, tmp_path: Path
 ) -> None:
-    broken = {"reward_funcs": [f"{rewards}:{name}"], "reward_timeout": 0.3, "prompts_per_step": 1}
+    broken = {"reward_funcs": [f"{rewards}:{name}"], "reward_timeout": 0.3}
     with pytest.raises(UserError) as caught:
         train("grpo", tmp_path / "run", **settings | broken)
-    first = f"{rewards}:{name} {reason}"
-    assert str(caught.value) == f"the rewards failed on every completion; the first error: {first}"
+    last = f"{rewards}:{name} {reason}"
+    silent = f"the rewards failed on every completion of {SILENT_AT_FIRST} prompts in a row"
+    assert str(caught.value) == f"{silent}; the last error: {last}"
+
+
+def test_a_row_that_no_verifier_can_judge_costs_its_group(
+    settings: dict[str, Any], rewards: str, sums: Path, tmp_path: Path
+) -> None:
+    """Also where it is the only one of its step."""
+    data = few_prompts(tmp_path / "sums.jsonl", sums, 5)
+    assert "5+6" in data.read_text()
+    mine = {"dataset_name": data, "reward_funcs": [f"{rewards}:picky"], "prompts_per_step": 1, "max_steps": 10}
+    run = train("grpo", tmp_path / "run", **settings | mine)
+    assert [line["reward_errors"] for line in run.metrics].count(1) == 2  # once in each epoch
+    assert len(run.losses) == 10
+
+
+def test_a_verifier_that_is_lost_later_ends_the_run(
+    settings: dict[str, Any], rewards: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what was trained by then on disk."""
+    judge = RewardPool.results
+
+    def judged(pool: RewardPool, block: bool = False) -> Iterator[tuple[Any, Scores]]:
+        for key, scores in judge(pool, block):
+            seen.append(key)
+            lost = len(seen) > 4
+            yield key, Scores([[None] * len(row) for row in scores.values], errors=["lost"]) if lost else scores
+
+    seen: list[Any] = []
+    monkeypatch.setattr(RewardPool, "results", judged)
+    said = rf"of {SILENT_GROUPS} prompts in a row; the last error: lost; stopped after step 2 of 9; "
+    with pytest.raises(UserError, match=said + "saved to .*checkpoint-2"):
+        train("grpo", tmp_path / "run", **settings | {"max_steps": 9})
+    assert Run(tmp_path / "run").checkpoints == [2]
+
+
+def test_an_engine_that_is_lost_costs_no_step(
+    settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings |= {"max_steps": 5, "lr_scheduler_type": "constant"}
+    whole = train("grpo", tmp_path / "whole", **settings)
+    generate, calls = TransformersEngine.generate, []
+
+    def lost(self: TransformersEngine, requests: Any, params: Any) -> Iterator[Any]:
+        calls.append(requests)
+        if len(calls) == 4:
+            raise UserError("the server is gone")
+        return generate(self, requests, params)
+
+    monkeypatch.setattr(TransformersEngine, "generate", lost)
+    with pytest.raises(UserError, match=r"the server is gone; stopped after step 3 of 5; saved to .*checkpoint-3$"):
+        train("grpo", tmp_path / "run", **settings)
+    run = train("grpo", tmp_path / "run", **settings, resume_from_checkpoint="true")
+    assert run.losses == whole.losses
+    assert_same_weights(run.weights, whole.weights)
+
+
+def test_no_reward_is_not_a_reward_of_zero(settings: dict[str, Any], rewards: str, sums: Path, tmp_path: Path) -> None:
+    data = few_prompts(tmp_path / "sums.jsonl", sums, 5)
+    mine = {"dataset_name": data, "reward_funcs": [f"{rewards}:rarely"], "prompts_per_step": 1, "max_steps": 5}
+    run = train("grpo", tmp_path / "run", **settings | mine)
+    for name in ("reward", f"rewards/{rewards}:rarely"):
+        assert sorted(line[name] is None for line in run.metrics) == [False] + 4 * [True]
+        assert [line[name] for line in run.metrics if line[name] is not None] == [1.0]
+
+
+def test_completions_that_cannot_be_written(
+    settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """As on a disk that is full; it is said once."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "completions.jsonl").symlink_to("/dev/full")
+    run = train("grpo", tmp_path / "run", **settings, log_completions=True)
+    assert_trained(run, settings)
+    assert capsys.readouterr().err.count("completions.jsonl cannot be written") == 1
+
+
+@pytest.mark.parametrize(("length", "context"), [(64, 64), (80, 64)])
+def test_a_prompt_without_room_for_an_answer_is_found_before_training(
+    length: int, context: int, settings: dict[str, Any], sums: Path, tmp_path: Path
+) -> None:
+    model = save_tiny_checkpoint(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text()) | {"max_position_embeddings": context}
+    (model / "config.json").write_text(json.dumps(config))
+    lines = sums.read_text().splitlines()[:6]
+    data = tmp_path / "sums.jsonl"
+    data.write_text("\n".join([*lines, json.dumps(json.loads(lines[0]) | {"problem": "7" * length})]))
+    mine = {"model_name_or_path": model, "dataset_name": data}
+    with pytest.raises(UserError, match=rf"leaves no room for an answer in the model's context \({context}\)"):
+        train("grpo", tmp_path / "run", **settings | mine)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    train("grpo", tmp_path / "again", **settings | mine, max_prompt_length=52)
 
 
 def test_completions_of_which_half_are_empty(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ from training_runs import Run, assert_same_weights, train
 
 from open_r1.config import GRPOConfig
 from open_r1.data.prompts import PromptSet
-from open_r1.errors import UserError
+from open_r1.errors import StopRequested, UserError
+from open_r1.generation.decode import Decoder
 from open_r1.generation.engine import SamplingParams
 from open_r1.training.held_out_prompts import choose, hold_out, overlap
 from open_r1.training.held_out_rewards import eval_params
@@ -63,6 +66,41 @@ def test_training_does_not_notice_it(
     assert evaluations(plain) == {}
     assert trained(watched) == trained(plain)
     assert_same_weights(watched.weights, plain.weights)
+
+
+def test_every_evaluation_is_recorded(grpo_settings: dict[str, Any], split_sums: Path, tmp_path: Path) -> None:
+    """Whatever steps are logged."""
+    settings = grpo_settings | {"dataset_name": split_sums, "max_steps": 6, "logging_steps": 4}
+    run = train("grpo", tmp_path, **settings, eval_strategy="steps", eval_steps=3, eval_on_start=True)
+    assert list(evaluations(run)) == [0, 3, 6]
+    assert [line["step"] for line in run.metrics] == [0, 3, 4, 6]
+
+
+def test_told_to_stop_within_an_evaluation(
+    grpo_settings: dict[str, Any], split_sums: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given up, not waited for; the step before it is recorded and saved."""
+    settings = grpo_settings | {"dataset_name": split_sums, "max_steps": 4, "lr_scheduler_type": "constant"}
+    settings |= {"eval_strategy": "steps", "eval_steps": 2}
+    whole = train("grpo", tmp_path / "whole", **settings)
+    prefill, drawn = Decoder._prefill, []
+
+    def stopping(self: Decoder, prompts: Any) -> Any:
+        if self.params.temperature == 0:  # held-out answers
+            drawn.append(len(self.waiting))
+            os.kill(os.getpid(), signal.SIGTERM)
+        return prefill(self, prompts)
+
+    with monkeypatch.context() as patch, pytest.raises(StopRequested, match=r"after step 2 of 4; saved to .*point-2"):
+        patch.setattr(Decoder, "_prefill", stopping)
+        train("grpo", tmp_path / "run", **settings)
+    assert len(drawn) == 1
+    stopped = Run(tmp_path / "run")
+    assert [line["step"] for line in stopped.metrics] == [1, 2]
+    assert evaluations(stopped) == {}
+    resumed = train("grpo", tmp_path / "run", **settings, resume_from_checkpoint="true")
+    assert list(evaluations(resumed)) == [4]
+    assert_same_weights(resumed.weights, whole.weights)
 
 
 def test_the_curve_says_what_is_learnt(

@@ -12,13 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from torch import Tensor
+import torch
+from fake_runtime import FakeRuntime
+from torch import Tensor, nn
 from training_runs import Run, assert_same_weights, start, train
 
+from open_r1.bench.packs import made_up_tokens
+from open_r1.config import SFTConfig
 from open_r1.data.pack import Pack
 from open_r1.errors import StopRequested
-from open_r1.training import setup
+from open_r1.training import held_out, setup
+from open_r1.training.held_out import PACKS_BETWEEN_LOOKS, HeldOutLoss
 from open_r1.training.sft_source import sft_objective
+from open_r1.training.signals import Interrupted, StopSignal
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -45,6 +51,46 @@ def test_within_a_long_step(
     resumed = train("sft", tmp_path / "run", **settings, resume_from_checkpoint="true")
     assert resumed.losses == undisturbed.losses
     assert_same_weights(resumed.weights, undisturbed.weights)
+
+
+def test_within_an_evaluation(sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up; what is due after the same step is saved before it, and the step is recorded."""
+    settings = sft_settings | {"max_steps": 4, "lr_scheduler_type": "constant", "dataset_test_split": "train"}
+    settings |= {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 2,
+    }
+    packs, before = HeldOutLoss._packs, []
+
+    def stopping(self: HeldOutLoss) -> Any:
+        before.extend(Run(tmp_path / "run").checkpoints)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return packs(self)
+
+    monkeypatch.setattr(HeldOutLoss, "_packs", stopping)
+    with pytest.raises(StopRequested, match=r"after step 2 of 4; saved to .*checkpoint-2"):
+        train("sft", tmp_path / "run", **settings)
+    assert before == [2]
+    assert [line["step"] for line in Run(tmp_path / "run").metrics] == [1, 2]
+    assert not any("eval_loss" in line for line in Run(tmp_path / "run").metrics)
+
+
+def test_ranks_leave_an_evaluation_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them was told to stop; all look after as many packs."""
+    runtime, looks, seen = FakeRuntime(world_size=2), iter([0, 0, signal.SIGTERM]), []
+    runtime.max = lambda value: float(next(looks))
+    config = SFTConfig(model_name_or_path="m", dataset_name="d", output_dir="o", max_length=32)
+    module = nn.Module()
+    monkeypatch.setattr(held_out, "sft_objective", lambda outputs, pack: (torch.zeros(()), {}))
+    module.forward = lambda pack, **how: seen.append(pack)
+    evaluate = HeldOutLoss(made_up_tokens(64, 32 * 200, 32, 20), config, runtime, module)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        evaluate(StopSignal())
+    assert len(seen) == 2 * PACKS_BETWEEN_LOOKS
+    assert module.training
 
 
 def test_while_the_final_model_is_written(

@@ -121,14 +121,17 @@ def test_only_rank_zero_judges_and_all_stop(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_run_that_a_rule_ends(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
-    """It leaves a checkpoint and the model, and goes on from there as if it had not been stopped."""
+    """It leaves a checkpoint and the model, and goes on from there as if it had not been stopped.
+
+    What says something of completions counts once for all steps on them.
+    """
     settings = grpo_settings | {"max_steps": 6, "num_iterations": 2, "lr_scheduler_type": "constant"}
     whole = train("grpo", tmp_path / "whole", **settings)
     folder = tmp_path / "run"
     with pytest.raises(StoppedByRule) as stop:
-        train("grpo", folder, **settings, stop_on=["reward<2:3"])
+        train("grpo", folder, **settings, stop_on=["reward<2:2"])
     assert str(stop.value) == (
-        f"stop_on 'reward<2:3' at step 3: reward is {whole.metrics[2]['reward']:.4g}, 3 times in a row; stopped after "
+        f"stop_on 'reward<2:2' at step 3: reward is {whole.metrics[2]['reward']:.4g}, 2 times in a row; stopped after "
         f"step 3 of 6; saved to {folder}/checkpoint-3; the model is in {folder}"
     )
     stopped = Run(folder)
@@ -136,7 +139,7 @@ def test_a_run_that_a_rule_ends(grpo_settings: dict[str, Any], tmp_path: Path) -
     assert stopped.losses == whole.losses[:3]
     assert stopped.results["steps"] == 3
     assert stopped.weights.keys() == whole.weights.keys()
-    assert [entry["rule"] for entry in said(folder)] == ["reward<2:3"]
+    assert [entry["rule"] for entry in said(folder)] == ["reward<2:2"]
     resumed = train("grpo", folder, **settings, resume_from_checkpoint="true")
     assert resumed.losses == whole.losses
     assert_same_weights(resumed.weights, whole.weights)
