@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     with publisher:
         result = trainer.train()
-        finish_run(config, runtime, policy, result, publisher)
+        finish_run(config, runtime, policy, trainer, result, publisher)
     runtime.close()
 
 
@@ -109,7 +109,8 @@ def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tup
             encoder=config.encoder,
             strict=config.strict,
             max_bad_rows_shown=config.max_bad_rows_shown,
-            console=console if runtime.is_main else None,
+            console=console,  # of every rank: the first to ask makes the tokens, and says so
+            report=runtime.is_main,
         )
     if runtime.is_main:
         plan = make_plan(stores["train"], config, epoch=0)

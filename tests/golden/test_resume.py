@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 from training_runs import Run, assert_same_weights, finish, start, train
 
 from open_r1.errors import StopRequested, UserError
+from open_r1.training.continuity import CONTENT
+from open_r1.training.integrity import read_manifest, write_manifest
 from open_r1.training.rollouts import RolloutCollector
 
 STEPS = 60
@@ -189,6 +192,41 @@ def test_a_run_that_would_not_continue_is_refused(
     checkpoint = unstopped["sft"].folder / f"checkpoint-{STEPS - 2}"
     with pytest.raises(UserError, match=rf"made with other settings \({named}\).*add --allow_config_change"):
         train("sft", tmp_path / "other", **runs["sft"] | other, resume_from_checkpoint=checkpoint)
+
+
+MARKED = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"
+    "{% generation %}{{ message['content'] }}<|im_end|>{% endgeneration %}"
+    "{% else %}{{ message['content'] }}<|im_end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("edited", ["rows", "template"])
+def test_other_data_of_the_same_lengths_is_refused(
+    edited: str, sft_settings: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows, template = tmp_path / "sums.jsonl", tmp_path / "chat.jinja"
+    rows.write_text(Path(sft_settings["dataset_name"]).read_text())
+    template.write_text(MARKED)
+    settings = sft_settings | {"dataset_name": rows, "chat_template": template, "max_steps": 4}
+    settings |= {"save_strategy": "steps", "save_steps": 2}
+    checkpoint = train("sft", tmp_path / "run", **settings).folder / "checkpoint-2"
+    if edited == "rows":
+        rows.write_text(rows.read_text().replace("It is ", "It's  "))
+    else:
+        template.write_text(
+            MARKED.replace("{% generation %}{{ message['content'] }}", "{{ message['content'] }}{% generation %}")
+        )
+    settings["resume_from_checkpoint"] = checkpoint
+    capsys.readouterr()
+    with pytest.raises(UserError, match=r"made with other settings \(data\).*add --allow_config_change"):
+        train("sft", tmp_path / "other", **settings)
+    assert f"  data: {CONTENT}\n" in capsys.readouterr().err
+    assert len(train("sft", tmp_path / "allowed", **settings, allow_config_change="true").metrics) == 2
+    manifest = read_manifest(checkpoint)  # as it was before it had the key of the tokens
+    write_manifest(checkpoint, replace(manifest, fingerprint=manifest.fingerprint.partition("/")[0]))
+    assert len(train("sft", tmp_path / "old", **settings).metrics) == 2
 
 
 def test_a_run_goes_on_with_changed_settings_when_that_is_allowed(

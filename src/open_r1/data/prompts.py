@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +60,13 @@ class PromptSet:
         digest = hashlib.blake2b(digest_size=16)
         for ids in self.token_ids:
             digest.update(np.asarray(ids, np.int32).tobytes() + b"|")
+        return digest.hexdigest()
+
+    def content_key(self) -> str:
+        """A hash of what rewards are given beside completions: gold answers, tests, all columns."""
+        digest = hashlib.blake2b(digest_size=16)
+        for row in self.rows:
+            digest.update(json.dumps(row, sort_keys=True, default=lambda value: type(value).__name__).encode())
         return digest.hexdigest()
 
 

@@ -50,6 +50,7 @@ class TokenStore:
         bad_rows: what was left out.
         cached: the tokens were found, not made.
         rows_read: rows there were, bad ones included.
+        key: of what the tokens were made from (`token_key`); "" where it is not known.
     """
 
     input_ids: np.ndarray
@@ -60,6 +61,7 @@ class TokenStore:
     bad_rows: BadRows
     cached: bool
     rows_read: int = 0
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,6 +93,7 @@ def tokenize(
     strict: bool = False,
     max_bad_rows_shown: int = 5,
     console: Console | None = None,
+    report: bool = True,
 ) -> TokenStore:
     """The tokens of all rows, from the cache or made now.
 
@@ -104,7 +107,9 @@ def tokenize(
             key of the cache, are the same.
         strict: a bad row stops the run.
         max_bad_rows_shown: indices shown for each reason.
-        console: where progress and bad rows are shown; None shows nothing.
+        console: where progress and bad rows are shown; None shows nothing. Progress is that of the process that makes
+            the tokens, so each of several is to have one.
+        report: whether bad rows are shown; of several processes one is to.
 
     Raises:
         UserError: no rows, all of them bad, one of them bad under ``strict``, or the cache cannot be written.
@@ -129,7 +134,8 @@ def tokenize(
         raise UserError(
             f"the token cache {folder} cannot be used ({error.strerror or error}): free space, or set --token_cache_dir"
         ) from error
-    store.bad_rows.report(console, store.rows_read)
+    if report:
+        store.bad_rows.report(console, store.rows_read)
     return store
 
 
@@ -206,6 +212,7 @@ def _open(folder: Path, strict: bool, shown: int, cached: bool = True) -> TokenS
         bad_rows=bad_rows,
         cached=cached,
         rows_read=meta.rows,
+        key=folder.name,
     )
 
 

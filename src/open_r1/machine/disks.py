@@ -238,7 +238,7 @@ def run_space(*, checkpoint: int, final: int, saves: int, limit: int | None, pre
     Args:
         checkpoint: bytes of one checkpoint, optimizer included.
         final: bytes of the final model.
-        saves: checkpoints that will be written.
+        saves: checkpoints that will be written; of a run that is continued, those that are left.
         limit: ``save_total_limit``; None keeps all.
         present: checkpoints that lie there already and are deleted in their turn.
     """
@@ -249,6 +249,9 @@ def run_space(*, checkpoint: int, final: int, saves: int, limit: int | None, pre
 
 def check_space(output_dir: str | Path, *, checkpoint: int, final: int, saves: int, limit: int | None) -> None:
     """Holds what a run will write against what is free where it writes; see :func:`run_space`.
+
+    Args:
+        saves: checkpoints that are still to be written, beside those that lie there.
 
     Raises:
         UserError: it does not fit; with the numbers, and what to do.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from open_r1.data.tokens import default_cache_dir
 from open_r1.machine.disks import Space, check_space, run_space, space_line
 from open_r1.model.memory import estimate_memory
 from open_r1.planning.situation import Data, Machine, Model
+from open_r1.training.integrity import Torn, read_manifest
 
 TOKEN_BYTES = 5
 """Of a token in the cache: its id, and whether it is a target."""
@@ -83,14 +85,14 @@ def written(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine) ->
 
 
 def check_output_disk(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> None:
-    """Holds what the run will write into its folder against what is free there.
+    """Holds what the run will write into its folder, from where it is continued on, against what is free there.
 
     Raises:
         UserError: it does not fit; with the numbers, and what to do.
     """
     checkpoint, final = written(settings, model, machine)
     steps = settings.max_steps if settings.max_steps > 0 else None
-    saves = _saves(settings, steps)
+    saves = _saves(settings, steps, after=_resumed_step(settings))
     check_space(
         settings.output_dir,
         checkpoint=checkpoint,
@@ -100,15 +102,28 @@ def check_output_disk(settings: SFTConfig | GRPOConfig, model: Model, machine: M
     )
 
 
-def _saves(settings: SFTConfig | GRPOConfig, steps: int | None) -> int | None:
-    """Checkpoints that will be written."""
+def _saves(settings: SFTConfig | GRPOConfig, steps: int | None, after: int = 0) -> int | None:
+    """Checkpoints that will be written after step ``after``."""
     if settings.save_strategy == "no":
         return 0
     if steps is None:
         return settings.save_total_limit
     if settings.save_strategy == "epoch":
         return math.ceil(settings.num_train_epochs) - 1
-    return (steps - 1) // resolve_steps(settings.save_steps, steps)  # after the last one the model itself is written
+    every = resolve_steps(settings.save_steps, steps)
+    return max(0, (steps - 1) // every - after // every)  # after the last step the model itself is written
+
+
+def _resumed_step(settings: SFTConfig | GRPOConfig) -> int:
+    """The step of the checkpoint that the run will continue from; 0 where it begins anew."""
+    wanted = settings.resume_from_checkpoint
+    if wanted is True:
+        names = [path.name for path in Path(settings.output_dir).expanduser().glob("checkpoint-*")]
+        return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint-(\d+)", name))), default=0)
+    try:
+        return read_manifest(Path(wanted)).step if wanted else 0
+    except Torn:  # refused where it is to be loaded
+        return 0
 
 
 def _hub_cache() -> Path:

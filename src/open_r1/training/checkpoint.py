@@ -42,7 +42,7 @@ class TrainingState:
     Attributes:
         step: optimizer steps taken.
         source: what feeds the loop, as it says itself (`BatchSource.state_dict`), one entry a rank.
-        fingerprint: of the settings and data that decide the order of batches.
+        fingerprint: of the settings and data that decide the order of batches, and of what is in them.
     """
 
     step: int
@@ -72,6 +72,11 @@ class Checkpoints:
         self._tokenizer = tokenizer
         self._stop_token_ids = stop_token_ids
         self._latest: tuple[int, Path] | None = None  # of this course: written or loaded by this process
+
+    @property
+    def latest(self) -> Path | None:
+        """The newest checkpoint of this run that this process has written, or has gone on from."""
+        return self._latest[1] if self._latest else None
 
     def save(self, state: TrainingState, module: nn.Module, optimizer: Optimizer) -> Path | None:
         """Writes ``checkpoint-{state.step}`` and returns its path; collective.
@@ -205,8 +210,9 @@ class Checkpoints:
                 self._runtime.load_optimizer_state(module, optimizer, {"state": moments, "param_groups": []})
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        if rest["scaler"] and self._runtime.loss_scaler:
-            self._runtime.loss_scaler.load_state_dict(rest["scaler"])
+        if rest["scaler"] and (scaler := self._runtime.loss_scaler):
+            # DeepSpeed's is of the scale alone: how it grows is this scaler's own, counted from here on
+            scaler.load_state_dict(scaler.state_dict() | {"_growth_tracker": 0} | rest["scaler"])
         if path.resolve().parent == self.folder.resolve():
             self._latest = (stored.step, self.folder / path.name)
         return TrainingState(stored.step, rest["source"], stored.fingerprint)

@@ -51,7 +51,8 @@ CONSEQUENCES = {
     "num_train_epochs": SCHEDULE,
     "optim": "the optimizer starts without its moments where the new one keeps others",
 }
-DATA = "other rows, lengths or order; the run goes on within the new order, so rows may come twice or not at all"
+ORDER = "other rows, lengths or order; the run goes on within the new order, so rows may come twice or not at all"
+CONTENT = "other text or gold answers, template, commit at the hub or tokenizer version, in the same order"
 WIDTH = 60
 
 
@@ -83,8 +84,24 @@ def made_by(runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def data_fingerprint(order: str, content: str = "") -> str:
+    """What a checkpoint remembers of its run's data, as one word.
+
+    Args:
+        order: a digest of the settings and data that decide the order of batches.
+        content: a key of the tokens in them; "" where there is none, as in checkpoints made before there were keys.
+    """
+    return f"{order}/{content}" if content else order
+
+
+def _other_data(old: str, new: str) -> tuple[bool, bool]:
+    """Whether two fingerprints are of another order, and whether of other content, as far as both have a key."""
+    (old_order, _, old_content), (new_order, _, new_content) = old.partition("/"), new.partition("/")
+    return old_order != new_order, bool(old_content and new_content) and old_content != new_content
+
+
 def compare(stored: Manifest, config: TrainingConfig, runtime: Runtime, fingerprint: str) -> Changes:
-    """What differs between a checkpoint's run and this one."""
+    """What differs between a checkpoint's run and this one, whose data has ``fingerprint`` (`data_fingerprint`)."""
     defaults = {entry.name: _default(entry) for entry in fields(config)}
     new = _plain(asdict(config))
     old = {name: stored.settings.get(name, defaults[name]) for name in new}
@@ -101,9 +118,9 @@ def compare(stored: Manifest, config: TrainingConfig, runtime: Runtime, fingerpr
             last_bits += _lines(name, old[name], new[name])
     for name in sorted(changed - set(BATCH)):
         (last_bits if name in LAST_BITS else course).extend(_lines(name, old[name], new[name]))
-    order = stored.fingerprint != fingerprint
-    if order:
-        course.append(f"data: {DATA}")
+    order, content = _other_data(stored.fingerprint, fingerprint)
+    if order or content:
+        course.append(f"data: {ORDER if order else CONTENT}")
     for name, value in made_by(runtime).items():
         last_bits += _lines(name, stored.made_by[name], value)
     return Changes(course, last_bits, order, _optimizer_kind(old["optim"]) != _optimizer_kind(new["optim"]))

@@ -22,6 +22,7 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import TrainableEngine
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import StepBatch
+from open_r1.training.continuity import data_fingerprint
 from open_r1.training.group_draws import Drawn, GroupDraws
 from open_r1.training.pack_budget import SMALLEST_PACK
 from open_r1.training.rollout_metrics import RolloutMetrics, of_further_step
@@ -283,4 +284,5 @@ class GRPOSource:
         )
         sampling = (config.temperature, config.top_p, config.top_k, config.reward_funcs, config.reward_weights)
         text = repr((order, sampling, self._prompts.fingerprint()))
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        order = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return data_fingerprint(order, self._prompts.content_key())

@@ -38,7 +38,7 @@ class Manifest:
 
     Attributes:
         step: optimizer steps taken.
-        fingerprint: of the settings and data that decide the order of batches.
+        fingerprint: of the settings and data that decide the order of batches, and of what is in them.
         command: the class of the settings.
         settings: all settings of the run that wrote it.
         made_by: what the last bits of a result depend on beside the settings: processes, how they share, device, torch.

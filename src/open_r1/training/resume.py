@@ -45,7 +45,8 @@ def resume(
             f"{path} was made by a run with {stored.command}, this one has {type(config).__name__}; to start from its "
             "weights, set --model_name_or_path to it and leave --resume_from_checkpoint out"
         )
-    changes = compare(stored, config, runtime, source.fingerprint)
+    fingerprint = runtime.gather([source.fingerprint])[0]  # rank 0's is the one that is stored
+    changes = compare(stored, config, runtime, fingerprint)
     if changes.course:
         _say_changes(path, changes, config.allow_config_change, runtime.is_main)
     state = checkpoints.load(path, module, optimizer, with_optimizer=not changes.optimizer)

@@ -18,6 +18,7 @@ from open_r1.data.tokens import TokenStore
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import StepBatch
+from open_r1.training.continuity import data_fingerprint
 from open_r1.training.signals import StopSignal
 
 SFT_FORWARD = {"nll": True}
@@ -127,7 +128,7 @@ class SFTSource:
         order = (config.seed, config.max_length, config.packing, config.overlong, self._packs_a_step)
         digest = hashlib.blake2b(repr(order).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(self._store.lengths).tobytes())
-        return digest.hexdigest()
+        return data_fingerprint(digest.hexdigest(), self._store.key)
 
 
 def make_plan(store: TokenStore, config: SFTConfig, epoch: int) -> PackPlan:

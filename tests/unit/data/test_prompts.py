@@ -81,6 +81,12 @@ def test_the_fingerprint_is_of_the_tokens() -> None:
     assert one.fingerprint() != PromptSet([[]] * 2, [(1,), (2, 3)], [{}] * 2).fingerprint()
 
 
+def test_the_content_key_is_of_what_rewards_are_given() -> None:
+    one = PromptSet([[]] * 2, [(1,), (2,)], [{"answer": "1", "tests": [1, None]}, {"answer": "2"}])
+    assert one.content_key() == PromptSet([], [], [{"tests": [1, None], "answer": "1"}, {"answer": "2"}]).content_key()
+    assert one.content_key() != PromptSet([], [], [{"answer": "1", "tests": [1, None]}, {"answer": "3"}]).content_key()
+
+
 def test_a_template_words_the_prompt_and_keeps_everything_else(tiny_checkpoint: Path) -> None:
     template = "Say \\boxed{ANSWER}.\n\n{{instruction}} {{ instruction }}"
     prompts, _ = read(tiny_checkpoint, [ROWS[0]], system_prompt="s", template=template)

@@ -30,6 +30,7 @@ def test_the_store_holds_each_row_in_order(rows, chat, tmp_path, num_proc, encod
     assert (store.input_ids.dtype, store.loss_mask.dtype) == (np.int32, np.uint8)
     assert isinstance(store.input_ids, np.memmap) and isinstance(store.loss_mask, np.memmap)
     assert store.rows_read == ROWS
+    assert store.key == token_key(DatasetRows(rows), chat, COLUMNS)
     assert store.lengths.tolist() == [len(ids) for _, ids, _ in expected(rows, chat)]
     for index, (first, end) in enumerate(store.targets):
         assert np.flatnonzero(store[index][1])[[0, -1]].tolist() == [first, end - 1]

@@ -18,10 +18,11 @@ from open_r1.machine import disks
 from open_r1.machine.cards import find_card
 from open_r1.model.memory import USABLE
 from open_r1.model.shape import ModelShape
-from open_r1.planning import first
+from open_r1.planning import first, storage
 from open_r1.planning.first import fitted, plan_first
 from open_r1.planning.memory import step_memory
 from open_r1.planning.situation import Machine, Model
+from open_r1.training.integrity import Manifest, write_manifest
 
 RECIPES = Path(__file__).resolve().parents[3] / "recipes"
 
@@ -175,6 +176,33 @@ def test_checkpoints_that_do_not_fit_on_their_disk_stop_the_run_before_it_begins
     assert "30.0 GB are free" in capsys.readouterr().err
     one = sft(**settings, max_steps=1500, save_strategy="no")
     assert plan_first(one, Rank()) is one
+
+
+def test_a_run_that_is_continued_needs_room_for_what_is_left_of_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A spot machine restarts with the command that it began with; nothing is deleted without save_total_limit."""
+    gb = 10**9
+    there = disks.disk_of(tmp_path)
+    monkeypatch.setattr(storage, "written", lambda *_: (20 * gb, 3 * gb))
+
+    def said(free: int, **settings: Any) -> str:
+        monkeypatch.setattr(disks, "disk_of", lambda _: replace(there, free=free * gb))
+        config = sft(**{"output_dir": str(tmp_path / "run"), "max_steps": 1000, "save_steps": 100} | settings)
+        return first.disk_problem(config, model("1.5b"), on("H200"))
+
+    assert said(200) == ""
+    for step in (*range(100, 800, 100), 730):  # what SIGTERM saves is one more
+        (tmp_path / "run" / f"checkpoint-{step}").mkdir(parents=True)
+    write_manifest(tmp_path / "run" / "checkpoint-500", Manifest(500, "", "SFTConfig", {}, {}, {}))
+    assert said(43, resume_from_checkpoint=True) == ""
+    assert "43.0 GB (2 checkpoints of 20.0 GB and" in said(42, resume_from_checkpoint=True)
+    earlier = str(tmp_path / "run" / "checkpoint-500")
+    assert "83.0 GB (4 checkpoints of 20.0 GB and" in said(42, resume_from_checkpoint=earlier)
+    elsewhere = {"output_dir": str(tmp_path / "elsewhere")}
+    assert "83.0 GB (4 checkpoints of" in said(42, resume_from_checkpoint=earlier, **elsewhere)
+    assert "183 GB (9 checkpoints of" in said(42, resume_from_checkpoint=True, **elsewhere)
+    assert "183 GB (9 checkpoints of" in said(42, resume_from_checkpoint=str(tmp_path / "absent"))
 
 
 @pytest.mark.parametrize("program", ["sft", "grpo"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from open_r1.errors import UserError
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
+from open_r1.parallel.zero import LossScale
 from open_r1.training import checkpoint
 from open_r1.training.checkpoint import Checkpoints, TrainingState, flaw
 from open_r1.training.optimizer import build_optimizer
@@ -44,6 +46,31 @@ def test_the_loss_scale_comes_back(saver: Saver, tiny_checkpoint: Path, monkeypa
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
     Saver(tiny_checkpoint, saver.checkpoints.folder, saver.runtime).load()
     assert (scaler.state_dict(), scaler.get_scale()) == (kept, 64.0)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_the_loss_scale_of_deepspeed_is_taken_over_by_torch_and_back(
+    used: bool, saver: Saver, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 that began under ZeRO goes on under DDP or on one GPU, and the other way round."""
+    deepspeed = SimpleNamespace(loss_scale=64.0, loss_scaler=SimpleNamespace(cur_scale=64.0))
+    scaler: Any = LossScale(deepspeed)
+    monkeypatch.setattr(Runtime, "loss_scaler", property(lambda _: scaler))
+    saver.save(3)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0, growth_interval=3)
+    if used:
+        scaler.scale(torch.ones(()))
+        scaler._growth_tracker.fill_(2)
+    other = Saver(tiny_checkpoint, saver.checkpoints.folder, saver.runtime)
+    other.load()
+    scaler.scale(torch.ones(()))
+    state = scaler.state_dict()
+    assert (state["scale"], state["growth_interval"], state["_growth_tracker"]) == (64.0, 3, 0)
+    scaler.update(32.0)
+    other.save(4)
+    scaler = LossScale(deepspeed)
+    Saver(tiny_checkpoint, saver.checkpoints.folder, saver.runtime).load()
+    assert deepspeed.loss_scaler.cur_scale == 32.0
 
 
 def test_transformers_opens_a_checkpoint(saver: Saver) -> None:

@@ -10,7 +10,17 @@ import pytest
 from fake_runtime import FakeRuntime
 
 from open_r1.config import GRPOConfig, SFTConfig
-from open_r1.training.continuity import BATCH, LAST_BITS, NO_MATTER, Changes, compare, made_by
+from open_r1.training.continuity import (
+    BATCH,
+    CONTENT,
+    LAST_BITS,
+    NO_MATTER,
+    ORDER,
+    Changes,
+    compare,
+    data_fingerprint,
+    made_by,
+)
 from open_r1.training.integrity import Manifest
 
 BASE = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "reward_funcs": ["format"]}
@@ -122,6 +132,24 @@ def test_other_data() -> None:
     assert found.order
     (line,) = found.course
     assert line.startswith("data: other rows, lengths or order; ")
+
+
+@pytest.mark.parametrize(
+    ("prints", "differs"),
+    [
+        ((("a", "x"), ("a", "x")), ""),
+        ((("a", "x"), ("a", "y")), CONTENT),
+        ((("a", "x"), ("b", "y")), ORDER),
+        ((("a", "x"), ("b", "x")), ORDER),
+        ((("a", ""), ("a", "y")), ""),  # of a checkpoint made before there were keys
+        ((("a", "x"), ("a", "")), ""),
+        ((("a", ""), ("b", "y")), ORDER),
+    ],
+)
+def test_other_data_of_the_same_lengths(prints: tuple[tuple[str, str], tuple[str, str]], differs: str) -> None:
+    found = changes(config(), config(), prints=(data_fingerprint(*prints[0]), data_fingerprint(*prints[1])))
+    assert found.course == ([f"data: {differs}"] if differs else [])
+    assert found.order is (differs == ORDER)
 
 
 @pytest.mark.parametrize(
