@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from open_r1.errors import UserError
 
@@ -37,12 +37,21 @@ class AnswerLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Harmless when repeated."""
         self._file.close()
 
     def append(self, record: Record) -> None:
         """Writes ``record``, which has at least ``id`` and ``sample``."""
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.write(_line(record))
         self._file.flush()
+
+
+def key_of(record: Mapping[str, Any]) -> Key:
+    """Which answer it is."""
+    return record["id"], record["sample"]
 
 
 def read_log(path: Path) -> Iterator[tuple[int, Record]]:
@@ -56,7 +65,7 @@ def read_log(path: Path) -> Iterator[tuple[int, Record]]:
         for number, line in enumerate(file, start=1):
             try:
                 record = json.loads(line)
-                record["id"], record["sample"]
+                key_of(record)
             except (ValueError, TypeError, KeyError):
                 raise UserError(
                     f"{path}: line {number} is not an answer of open-r1 generate; mend it, choose another --output, "
@@ -88,17 +97,53 @@ def sort_log(path: Path, order: Mapping[str, int]) -> None:
     """Puts the lines in the order of their prompts and samples, by one rename; prompts not in ``order`` come last.
 
     Answers arrive in the order in which they were finished, which differs after a resumption; sorted, the file is the
-    same however often the run was stopped.
+    same however often the run was stopped. Of lines of the same answer the first stays.
     """
     last = max(order.values(), default=0) + 1
-    lines = [((order.get(record["id"], last), record["sample"]), offset) for offset, record in read_log(path)]
-    if all(before[0] <= after[0] for before, after in pairwise(lines)):
+    offsets: dict[Key, int] = {}
+    repeated = False
+    for offset, record in read_log(path):
+        repeated |= offsets.setdefault(key_of(record), offset) != offset
+    lines = [((order.get(prompt, last), sample), offset) for (prompt, sample), offset in offsets.items()]
+    if not repeated and all(before[0] <= after[0] for before, after in pairwise(lines)):
         return
+    with path.open("rb") as source:
+        _rewrite(path, (_line_at(source, offset) for _, offset in sorted(lines)))
+
+
+def revise_log(path: Path, revised: Mapping[Key, Mapping[str, Any] | None]) -> None:
+    """Gives the answers in ``revised`` those fields, or takes them out where they are None, by one rename.
+
+    Of lines of the same answer the first stays.
+    """
+
+    def lines(source: BinaryIO) -> Iterator[bytes]:
+        seen = set()
+        for offset, record in read_log(path):
+            key = key_of(record)
+            fields = revised.get(key, {})
+            if fields is None or key in seen:
+                continue
+            seen.add(key)
+            yield _line(record | fields) if fields else _line_at(source, offset)
+
+    with path.open("rb") as source:
+        _rewrite(path, lines(source))
+
+
+def _rewrite(path: Path, lines: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    with path.open("rb") as source, temporary.open("wb") as target:
-        for _, offset in sorted(lines):
-            source.seek(offset)
-            target.write(source.readline())
+    with temporary.open("wb") as target:
+        target.writelines(lines)
         target.flush()
         os.fsync(target.fileno())
     os.replace(temporary, path)
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+
+
+def _line_at(source: BinaryIO, offset: int) -> bytes:
+    source.seek(offset)
+    return source.readline()

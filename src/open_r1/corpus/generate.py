@@ -13,8 +13,9 @@ from typing import Any
 from rich.console import Console
 
 from open_r1.config import GenerateConfig
-from open_r1.corpus.answer_files import AnswerFiles
+from open_r1.corpus.answer_files import AnswerFiles, resolved
 from open_r1.corpus.answer_log import Key, Record
+from open_r1.corpus.earlier import is_kept, take_over
 from open_r1.corpus.prompts import Prompt, read_prompts
 from open_r1.corpus.tally import Tally
 from open_r1.data.bad_rows import BadRow, BadRows
@@ -48,11 +49,13 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
     """Draws ``num_generations`` answers to each prompt and appends those that are kept to the output file.
 
     Answers that an earlier start drew are found by the hash of their prompt and their sample number, and are not drawn
-    again. At the end the file is in the order of the data set. With ``keep: verified`` an answer is kept where it
-    equals the gold answer and was not cut off: a model that trains on cut text learns not to stop.
+    again; those that could not be verified then, or whose prompt has another gold answer now, are judged again. At the
+    end the file is in the order of the data set. With ``keep: verified`` an answer is kept where it equals the gold
+    answer and was not cut off: a model that trains on cut text learns not to stop.
 
     Raises:
-        UserError: data that cannot be used, or an output file that was made with other settings.
+        UserError: data that cannot be used, or an output file that another start is writing, or that was made with
+            other settings or for another data set.
     """
     console = console or Console()
     rows = load_rows(config.dataset, config.dataset_config, config.dataset_split)
@@ -61,31 +64,34 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
     asked = _encode(model, prompts, bad_rows)
     bad_rows.report(console, len(rows))
     bad_rows.raise_if_all(len(rows))
+    dataset = resolved([config.dataset, config.dataset_config, config.dataset_split])
     facts = {
-        "dataset": [config.dataset, config.dataset_config, config.dataset_split],
+        "dataset": dataset,
         "model": model.name,
         "num_generations": config.num_generations,
         "rows": len(rows),
         "bad_rows": dict(bad_rows.counts),
     }
-    with _verifiers(asked, config, console) as verifiers:
-        files = AnswerFiles(output_path(config), settings_of(model, config), overwrite=config.overwrite_output)
+    settings = settings_of(model, config)
+    with (
+        _verifiers(asked, config, console) as verifiers,
+        AnswerFiles(output_path(config), settings, overwrite=config.overwrite_output) as files,
+    ):
         tally = Tally(len(asked), len(asked) * config.num_generations, seconds=files.seconds)
-        with files:
-            done = _count_earlier(files, asked, config, tally)
-            if tally.answered < tally.asked:
-                model.start()
-            began = time.monotonic()
-            try:
-                with AnswerMeter(console, files.output.name, total=tally.asked, done=tally.answered) as meter:
-                    for prompt, answer in _draw(model, asked, done, config, verifiers):
-                        record, kept = _record(prompt, answer), _is_kept(answer, config)
-                        files.append(record, kept)
-                        tally.add(record, kept)
-                        meter.count(answer)
-            finally:
-                tally.seconds = round(tally.seconds + time.monotonic() - began, 1)
-                files.describe(facts, tally)
+        done = take_over(files, [entry.prompt for entry in asked], dataset, config, verifiers, tally, console)
+        if tally.answered < tally.asked:
+            model.start()
+        began = time.monotonic()
+        try:
+            with AnswerMeter(console, files.output.name, total=tally.asked, done=tally.answered) as meter:
+                for prompt, answer in _draw(model, asked, done, config, verifiers):
+                    record, kept = _record(prompt, answer), is_kept(answer.reward, answer.finish_reason, config)
+                    files.append(record, kept)
+                    tally.add(record, kept)
+                    meter.count(answer)
+        finally:
+            tally.seconds = round(tally.seconds + time.monotonic() - began, 1)
+            files.describe(facts, tally)
         files.sort({entry.prompt.id: entry.prompt.row for entry in asked})
     return tally
 
@@ -108,14 +114,16 @@ def settings_of(model: ChatModel, config: GenerateConfig) -> dict[str, Any]:
 
 
 def summary(tally: Tally, output: Path) -> str:
-    """What came out, in two lines."""
+    """What came out, in two lines, or three where the file holds more than was asked for."""
     tokens = "–" if tally.mean_tokens is None else f"{tally.mean_tokens:,.0f}"
-    return (
+    others = f"{output} also holds {tally.others:,} answers of earlier starts that were not asked for this time"
+    text = (
         f"asked {tally.asked:,} ({tally.prompts:,} prompts), answered {tally.answered:,}, "
         f"truncated {percent(tally.truncated_share)}, right {percent(tally.right_share)} of those verified, "
         f"not verified {tally.unverified:,}, {tokens} tokens an answer, {clock(tally.seconds)}\n"
         f"kept {tally.kept:,} in {output}"
     )
+    return f"{text}\n{others}" if tally.others else text
 
 
 def _encode(model: ChatModel, prompts: Sequence[Prompt], bad_rows: BadRows) -> list[_Asked]:
@@ -152,17 +160,6 @@ def _verifiers(asked: Sequence[_Asked], config: GenerateConfig, console: Console
                 raise UserError(f"{line}, such as {tried[0][:80]!r}: name the right column with --answer_column")
             console.print(f"{line}, such as {tried[rejected[0]][:80]!r}", markup=False)
         yield pool
-
-
-def _count_earlier(files: AnswerFiles, asked: Sequence[_Asked], config: GenerateConfig, tally: Tally) -> set[Key]:
-    """Counts what earlier starts drew of what is asked now, and returns which answers those are."""
-    ids = {entry.prompt.id for entry in asked}
-    done = set()
-    for record, kept in files.earlier():
-        if record["id"] in ids and record["sample"] < config.num_generations:
-            done.add((record["id"], record["sample"]))
-            tally.add(record, kept)
-    return done
 
 
 def _draw(
@@ -202,10 +199,6 @@ def _columns(prompt: Prompt) -> dict[str, str] | None:
 
 def _seed(config: GenerateConfig, prompt: Prompt, sample: int) -> int:
     return sample_seed(config.seed, 0, prompt.number, sample)
-
-
-def _is_kept(answer: Answer, config: GenerateConfig) -> bool:
-    return config.keep == "all" or (answer.reward == 1 and answer.finish_reason == "stop")
 
 
 def _record(prompt: Prompt, answer: Answer) -> Record:

@@ -20,6 +20,7 @@ class Tally:
         kept: answers in the output.
         tokens: of all answers.
         seconds: spent drawing and verifying.
+        others: answers in the output beyond those that are asked, left by earlier starts.
     """
 
     prompts: int
@@ -31,6 +32,7 @@ class Tally:
     kept: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    others: int = 0
 
     def add(self, record: Mapping[str, Any], kept: bool) -> None:
         """Counts one answer."""

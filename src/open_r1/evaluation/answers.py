@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -11,6 +11,9 @@ from open_r1.generation.engine import SamplingParams
 
 if TYPE_CHECKING:
     from open_r1.rewards.pool import Scores
+
+_IN_FLIGHT = 256
+"""Stored answers with the verifiers at once: enough for their processes, and a bound on memory."""
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,26 @@ def draw_answers(
         raise
     while drawn:
         yield from verified(block=True)
+
+
+def verify(
+    stored: Iterable[tuple[Hashable, str, Mapping[str, Any]]], verifiers: Verifiers
+) -> Iterator[tuple[Hashable, float | None]]:
+    """Yields (key, reward) of answers that are there already, in the order in which they are verified.
+
+    Args:
+        stored: key, text and the verifier's columns of each; read as the verifiers take them.
+    """
+    waiting: dict[int, Hashable] = {}
+
+    def verified() -> Iterator[tuple[Hashable, float | None]]:
+        for place, scores in verifiers.results(block=True):
+            yield waiting.pop(place), scores.values[0][0]
+
+    for place, (key, text, columns) in enumerate(stored):
+        waiting[place] = key
+        verifiers.submit(place, [text], {name: [value] for name, value in columns.items()})
+        while len(waiting) >= _IN_FLIGHT:
+            yield from verified()
+    while waiting:
+        yield from verified()

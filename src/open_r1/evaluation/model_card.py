@@ -80,7 +80,7 @@ def _body(results: Sequence[TaskResult], config: EvaluateConfig) -> Iterator[str
                     for part in result.subjects
                 ],
             )
-    yield settings_line(config) + "."
+    yield settings_line(config, results) + "."
     yield ""
     yield "Intervals are bootstrapped over problems. pass@1 is the mean over answers, then over problems."
     yield from ["", *(f"- {note}" for note in notes(results))]
@@ -113,8 +113,17 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[
     yield ""
 
 
-def settings_line(config: EvaluateConfig) -> str:
-    """How the answers were drawn, in one line."""
+def settings_line(config: EvaluateConfig, results: Sequence[TaskResult] = ()) -> str:
+    """How the answers were drawn, in one line.
+
+    Args:
+        results: of all that is shown, which may be of several commands with limits of their own.
+    """
+    limits = {result.limit for result in results} or {config.limit}
+    if len(limits) == 1:
+        limited = [f"the first {limit} problems of each task" for limit in limits if limit]
+    else:
+        limited = [f"the first {result.limit} problems of {result.task}" for result in results if result.limit]
     sampled = "greedy" if config.temperature == 0 else f"temperature {config.temperature:g}, top_p {config.top_p:g}"
     if config.temperature and config.top_k:
         sampled += f", top_k {config.top_k}"
@@ -125,7 +134,7 @@ def settings_line(config: EvaluateConfig) -> str:
         f"at most {config.max_new_tokens:,} new tokens",
         *([f"dtype {config.torch_dtype}"] if config.engine != "openai" else []),  # a server says nothing of its own
         f"seed {config.seed}",
-        *([f"the first {config.limit} problems of each task"] if config.limit else []),
+        *limited,
         *further,
         f"open-r1 {__version__}",
     ]

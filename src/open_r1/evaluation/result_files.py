@@ -2,13 +2,14 @@
 
 ``results.json`` is ``{"model", "fingerprint", "open_r1", "tasks", "settings"}``: each of ``tasks`` is a
 `open_r1.evaluation.results.TaskResult` with its intervals as ``{"mean", "low", "high"}``; ``settings`` are those of the
-command. ``results.parquet`` has a row a task, subject and metric: `METRICS_SCHEMA`. ``model_card.md`` is for people.
+last command, to which the tasks of earlier ones were drawn alike. ``results.parquet`` has a row a task, subject and
+metric: `METRICS_SCHEMA`. ``model_card.md`` is for people.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ from open_r1 import __version__
 from open_r1.config import EvaluateConfig
 from open_r1.evaluation.chat_model import ChatModel
 from open_r1.evaluation.model_card import model_card
-from open_r1.evaluation.results import TaskResult
+from open_r1.evaluation.results import SubjectResult, TaskResult
 from open_r1.evaluation.statistics import Interval
-from open_r1.files import write_json, write_text
+from open_r1.evaluation.store import changed_settings
+from open_r1.files import read_json, write_json, write_text
+from open_r1.locks import held
 
 METRICS_SCHEMA = pa.schema(
     [
@@ -51,20 +54,76 @@ _PLAIN = (
 )
 """The metrics without an interval, by their names in `TaskResult`."""
 
+_DRAWN_ALIKE = (
+    "engine",
+    "temperature",
+    "top_p",
+    "top_k",
+    "max_new_tokens",
+    "seed",
+    "torch_dtype",
+    "system_prompt",
+    "chat_template",
+)
+"""Settings that the results in one file share."""
 
-def write_results(folder: Path, model: ChatModel, results: Sequence[TaskResult], config: EvaluateConfig) -> None:
-    """Writes ``results.json``, ``results.parquet`` and ``model_card.md``."""
+
+def write_results(folder: Path, model: ChatModel, results: Sequence[TaskResult], config: EvaluateConfig) -> str | None:
+    """Writes ``results.json``, ``results.parquet`` and ``model_card.md``.
+
+    The results of other tasks that an earlier command left there stay in all three, if they are of the same model and
+    their answers were drawn alike.
+
+    Returns:
+        What to say of those that do not stay; None where all do.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    _write_metrics(folder / "results.parquet", results)
-    record = {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "open_r1": __version__,
-        "tasks": [asdict(result) for result in results],
-        "settings": _settings(config),
-    }
-    write_text(folder / "model_card.md", model_card(model.name, results, config))
-    write_json(folder / "results.json", record)
+    path = folder / "results.json"
+    with held(folder / ".results.lock"):  # an evaluation of another task may end at the same moment
+        earlier = read_json(path) or {}
+        new = {result.task: result for result in results}
+        kept = {one.task: one for one in _results_in(earlier)}
+        changed = _changed(earlier, model, config)
+        left = sorted(kept.keys() - new.keys()) if changed else []
+        shown = list((new if changed else kept | new).values())
+        _write_metrics(folder / "results.parquet", shown)
+        write_text(folder / "model_card.md", model_card(model.name, shown, config))
+        record = {
+            "model": model.name,
+            "fingerprint": model.fingerprint,
+            "open_r1": __version__,
+            "tasks": [asdict(result) for result in shown],
+            "settings": _settings(config),
+        }
+        write_json(path, record)
+    if not left:
+        return None
+    return f"{path}: {', '.join(left)} left it, as other answers than these ({changed}); the generations are kept"
+
+
+def _changed(earlier: Mapping[str, Any], model: ChatModel, config: EvaluateConfig) -> str:
+    """In what the results of an earlier command differ from those of this one, for all tasks; empty where nothing."""
+
+    def compared(fingerprint: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+        return {"model": fingerprint, **{name: settings.get(name) for name in _DRAWN_ALIKE}}
+
+    old = compared(earlier.get("fingerprint"), earlier.get("settings") or {})
+    return changed_settings(old, compared(model.fingerprint, _settings(config)))
+
+
+def _results_in(record: Mapping[str, Any]) -> Iterator[TaskResult]:
+    """The results in a ``results.json``; what another version wrote and this one cannot read is left out."""
+    limit = (record.get("settings") or {}).get("limit")  # an older version wrote none for each task
+    for task in record.get("tasks") or []:
+        try:
+            nested = {
+                "pass_at_k": {k: Interval(**value) for k, value in task["pass_at_k"].items()},
+                "majority": task["majority"] and Interval(**task["majority"]),
+                "subjects": [SubjectResult(**part) for part in task["subjects"]],
+            }
+            yield TaskResult(**{"limit": limit} | task | nested)
+        except (AttributeError, KeyError, TypeError):
+            continue
 
 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:

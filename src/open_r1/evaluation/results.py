@@ -55,6 +55,7 @@ class TaskResult:
         rejected_gold: problems whose own gold answer the verifier does not accept as right.
         subjects: by subject, in alphabetical order; empty where the problems have none.
         dataset: the data set on the hub ({"id", "config", "split"}) where all of it was asked; else None.
+        limit: only so many problems, the first ones, were to be asked; None is all.
     """
 
     task: str
@@ -78,6 +79,7 @@ class TaskResult:
     rejected_gold: list[int] = field(default_factory=list)
     subjects: list[SubjectResult] = field(default_factory=list)
     dataset: dict[str, str | None] | None = None
+    limit: int | None = None
 
     @property
     def answers(self) -> int:
@@ -97,6 +99,7 @@ def summarize(
     subjects: Mapping[int, str | None] | None = None,
     rejected_gold: Sequence[int] = (),
     dataset: dict[str, str | None] | None = None,
+    limit: int | None = None,
 ) -> TaskResult:
     """The result of a task from its generations.
 
@@ -136,6 +139,7 @@ def summarize(
         rejected_gold=list(rejected_gold),
         subjects=_by_subject(correct, rows["problem"].to_numpy()[::samples], subjects or {}, seed),
         dataset=dataset,
+        limit=limit,
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from open_r1.config import EvaluateConfig
 from open_r1.data.bad_rows import BadRow
 from open_r1.errors import UserError
-from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
+from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers, verify
 from open_r1.evaluation.chat_model import ChatModel, Prompt
 from open_r1.evaluation.exactly_once import ExactlyOnce
 from open_r1.evaluation.generations import Generation
@@ -25,6 +25,7 @@ from open_r1.evaluation.task import Problem, Task
 from open_r1.generation.engine import SamplingParams
 from open_r1.generation.openai_stream import RequestsFailed
 from open_r1.generation.seeds import sample_seed
+from open_r1.locks import held
 from open_r1.rewards.code_sandbox import isolation_line
 from open_r1.rewards.pool import RewardPool
 from open_r1.rewards.registry import reward_spec
@@ -38,12 +39,13 @@ def evaluate(
     Writes ``<output_dir>/<task>/generations.parquet`` while a task runs, and at the end ``results.json``,
     ``results.parquet`` and ``model_card.md`` (`open_r1.evaluation.result_files`).
 
-    Answers that an earlier start with the same settings left in the folder are used and not drawn again. All tasks are
-    loaded, their gold answers verified and their folders opened before the first answer is drawn.
+    Answers that an earlier start with the same settings left in the folder are used and not drawn again; those that
+    could not be verified then are verified again. All tasks are loaded, their gold answers verified and their folders
+    opened before the first answer is drawn.
 
     Raises:
-        UserError: data that cannot be used, a folder that holds answers made with other settings, or a model that did
-            not give every answer once.
+        UserError: data that cannot be used, a folder that holds answers made with other settings or that another start
+            is using, or a model that did not give every answer once.
     """
     console = console or Console()
     folder = output_folder(config)
@@ -56,10 +58,23 @@ def evaluate(
         for name, reward in rewards.items():
             pool = RewardPool([reward], workers=config.reward_workers, timeout=config.reward_timeout)
             pools[name] = stack.enter_context(pool)
+        for source in sources:
+            stack.enter_context(_held(folder / source.folder))
         runs = [prepare(model, source, config, pools[source.task.reward_name], folder, console) for source in sources]
         results = _run_all(model, runs, console)
-    write_results(folder, model, results, config)
+        if line := write_results(folder, model, results, config):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     return results
+
+
+def _held(folder: Path) -> AbstractContextManager[None]:
+    """The folder of a task, for this start alone.
+
+    Raises:
+        UserError: another start has it.
+    """
+    way_on = "wait until it ends, or choose another --output_dir"
+    return held(folder / ".lock", f"{folder} is in use by another start ({{holder}}): {way_on}")
 
 
 def _run_all(model: ChatModel, runs: Sequence[TaskRun], console: Console) -> list[TaskResult]:
@@ -96,6 +111,7 @@ class TaskRun:
         seed: of the run; each answer's own seed follows from it, the problem and the sample.
         rejected_gold: problems whose own gold answer the verifier does not accept.
         dataset: where on the hub the problems are from, if they are all of it.
+        limit: of the problems that are asked; None is all.
     """
 
     label: str
@@ -109,6 +125,7 @@ class TaskRun:
     store: GenerationStore
     rejected_gold: Sequence[int] = ()
     dataset: dict[str, str | None] | None = None
+    limit: int | None = None
 
 
 def prepare(
@@ -138,6 +155,7 @@ def prepare(
         store=GenerationStore(folder / source.folder, settings, overwrite=config.overwrite_output_dir),
         rejected_gold=rejected_gold,
         dataset=None if source.path or config.limit else _dataset(source.task),
+        limit=config.limit,
     )
 
 
@@ -222,6 +240,7 @@ def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
     if questions:
         model.start()  # not while the answers are timed
     with AnswerMeter(console, run.label, total=len(wanted), done=len(wanted) - len(questions)) as meter, run.store:
+        _verify_again(run, problems, console)
         for answer in draw_answers(questions, ExactlyOnce(model, run.label), run.params, run.verifiers):
             run.store.append(generation(answer))
             meter.count(answer)
@@ -237,4 +256,24 @@ def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
         subjects={index: problem.subject for index, problem in problems.items()},
         rejected_gold=run.rejected_gold,
         dataset=run.dataset,
+        limit=run.limit,
+    )
+
+
+def _verify_again(run: TaskRun, problems: Mapping[int, Problem], console: Console) -> None:
+    """Gives answers on disk that have no reward to the verifiers, and appends those that have one now."""
+    rows = {(row.problem, row.sample): row for row in run.store.unverified() if row.problem in problems}
+    if not rows:
+        return
+    stored = [(key, row.completion, problems[row.problem].columns) for key, row in rows.items()]
+    found = 0
+    for key, reward in verify(stored, run.verifiers):
+        if reward is not None:
+            run.store.append(replace(rows[key], reward=reward))
+            found += 1
+    console.print(
+        f"{run.label}: {len(rows)} answers on disk had not been verified; verified again, {found} have a reward now",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )

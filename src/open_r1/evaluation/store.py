@@ -111,6 +111,23 @@ class GenerationStore:
                 pairs.add((problem, sample))
         return pairs
 
+    def unverified(self) -> list[Generation]:
+        """The rows that have no reward: their verifier took too long, or its sandbox was away.
+
+        Such a row is appended again, with its reward, once it has one; `merge` then takes that one.
+        """
+        verified: set[int] = set()
+        without: list[Generation] = []
+        for path in self._files():
+            rows = read_generations(path, ["problem", "sample", "reward"])
+            keys = row_keys(rows["problem"].to_numpy(), rows["sample"].to_numpy())
+            missing = rows["reward"].is_null().to_numpy()
+            verified.update(keys[~missing].tolist())
+            if missing.any():
+                rows = read_generations(path).filter(pa.array(missing))
+                without += [Generation(**row) for row in rows.to_pylist()]
+        return [row for row in without if (row.problem << SAMPLE_BITS | row.sample) not in verified]
+
     def append(self, generation: Generation) -> None:
         """Adds a row; inside the context it reaches the disk in a few seconds, else at :meth:`flush`.
 
@@ -226,9 +243,13 @@ def _seconds(path: Path) -> float:
 
 
 def _sorted_once(rows: pa.Table) -> pa.Table:
-    """Rows by (problem, sample), each pair once: a kill between merging and dropping the parts leaves them twice."""
+    """Rows by (problem, sample), each pair once, with a reward where it has one.
+
+    A kill between merging and dropping the parts leaves rows twice, as does an answer that was verified later.
+    """
     keys = row_keys(rows["problem"].to_numpy(), rows["sample"].to_numpy())
     if (np.diff(keys) > 0).all():
         return rows
-    _, first = np.unique(keys, return_index=True)
-    return rows.take(pa.array(first))
+    order = np.argsort(rows["reward"].is_null().to_numpy(), kind="stable")
+    _, first = np.unique(keys[order], return_index=True)
+    return rows.take(pa.array(order[first]))

@@ -9,6 +9,8 @@ from fake_model import FakePool, fake_model
 from rich.console import Console
 
 from open_r1.config import GenerateConfig
+from open_r1.corpus.answer_files import AnswerFiles
+from open_r1.corpus.answer_log import revise_log
 from open_r1.corpus.generate import generate, summary
 from open_r1.corpus.tally import Tally
 from open_r1.data.columns import find_columns, to_messages
@@ -127,8 +129,139 @@ def test_what_is_no_longer_asked_stays_and_is_not_counted(rows: Path, tmp_path: 
     output = tmp_path / "answers.jsonl"
     run(fake_model(reply), rows, output)
     tally = run(fake_model(reply), rows, output, limit=2, num_generations=1)
-    assert (tally.asked, tally.answered, tally.kept) == (2, 2, 2)
+    assert (tally.asked, tally.answered, tally.kept, tally.others) == (2, 2, 2, 22)
     assert len(read(output)) == 24
+    assert f"kept 2 in {output}\n{output} also holds 22 answers of earlier starts" in summary(tally, output)
+    assert "also holds" not in summary(run(fake_model(reply), rows, output), output)
+
+
+@pytest.fixture
+def two_columns(tmp_path: Path) -> Path:
+    """Gold answers under ``right``, others under ``wrong``, which are true of some answers too."""
+    lines = [{"problem": f"What is {n} + 1?", "right": str(n + 1), "wrong": str(n)} for n in range(6)]
+    path = tmp_path / "two_columns.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("keep", "killed"),
+    [("all", None), ("all", "before"), ("verified", None), ("verified", "before"), ("verified", "between")],
+)
+def test_a_corrected_gold_answer_judges_again_what_is_there(
+    keep: str, killed: str | None, two_columns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, afresh = tmp_path / "answers.jsonl", tmp_path / "afresh.jsonl"
+    corrected = run(fake_model(reply), two_columns, afresh, keep=keep, answer_column="right")
+    wrong = run(fake_model(reply), two_columns, output, keep=keep, answer_column="wrong")
+    assert wrong.right != corrected.right
+    if killed:
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            kill(patched, calls=0 if killed == "before" else 1)
+            run(fake_model(reply), two_columns, output, keep=keep, answer_column="right")
+    model, said = fake_model(reply), io.StringIO()
+    tally = run(model, two_columns, output, Console(file=said, width=200), keep=keep, answer_column="right")
+    assert model.engine.drawn == []
+    assert killed or "24 answers of earlier starts" in said.getvalue()
+    assert output.read_bytes() == afresh.read_bytes()
+    if keep == "verified":
+        again, first = (path.with_name(f"{path.name}.rejected") for path in (output, afresh))
+        assert [record for record in read(again) if record not in read(first)] == []
+    corrected.seconds = tally.seconds
+    assert tally == corrected
+
+
+def kill(patched: pytest.MonkeyPatch, calls: int) -> None:
+    """Stops this process's revision of the files after some of them."""
+    left = iter(range(calls))
+
+    def stopped(*arguments: object) -> None:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        revise_log(*arguments)
+
+    patched.setattr("open_r1.corpus.answer_files.revise_log", stopped)
+
+
+class AwayPool(FakePool):
+    """Verifies gold answers and no others, as when a service went away in between."""
+
+    def submit(self, key: int, completions: list[str], columns: dict[str, list[str]]) -> None:
+        away = "Therefore" not in completions[0]
+        super().submit(key, [f"{completions[0]} takes for ever"] if away else completions, columns)
+
+
+@pytest.mark.parametrize("keep", ["all", "verified"])
+def test_what_could_not_be_verified_is_verified_by_the_next_start(
+    keep: str, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, afresh = tmp_path / "answers.jsonl", tmp_path / "afresh.jsonl"
+    undisturbed = run(fake_model(reply), rows, afresh, keep=keep)
+    with monkeypatch.context() as patched:
+        patched.setattr("open_r1.corpus.generate.RewardPool", AwayPool)
+        assert run(fake_model(reply), rows, output, keep=keep).unverified == 24
+        assert run(fake_model(reply), rows, output, keep=keep).unverified == 24
+    model = fake_model(reply)
+    tally = run(model, rows, output, keep=keep)
+    assert (model.engine.drawn, tally.unverified, tally.right) == ([], 0, undisturbed.right)
+    assert output.read_bytes() == afresh.read_bytes()
+
+
+def test_an_output_has_one_writer(rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    with AnswerFiles(output, {}), pytest.raises(UserError, match=r"answers.jsonl is in use .*process \d+.*--output"):
+        run(fake_model(reply), rows, output, overwrite_output=True)
+    assert run(fake_model(reply), rows, output, overwrite_output=True).kept == 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "answers.jsonl",
+        "answers.jsonl.manifest.json",
+        "sums.jsonl",
+    ]
+
+
+def test_an_answer_that_is_there_twice_counts_once_and_goes(rows: Path, tmp_path: Path) -> None:
+    output = tmp_path / "answers.jsonl"
+    run(fake_model(reply), rows, output)
+    before = output.read_text()
+    output.write_text(before + "".join(before.splitlines(keepends=True)[5:15]))
+    tally = run(fake_model(reply), rows, output)
+    assert (tally.answered, tally.kept, tally.others) == (24, 24, 0)
+    assert output.read_text() == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("other", ["another file of that name", "another split"])
+def test_answers_to_two_data_sets_never_mix(finished: bool, other: str, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    train = write_rows(tmp_path / "a" / "train.jsonl", range(3))
+    test = write_rows(tmp_path / ("b/train.jsonl" if "file" in other else "a/test.jsonl"), range(3, 6))
+    first, second = (train, test) if "file" in other else (tmp_path / "a", tmp_path / "a")
+    split = {"dataset_split": "train" if "file" in other else "test"}
+    output = tmp_path / "answers.jsonl"
+    if finished:
+        run(fake_model(reply), first, output)
+    else:  # as a run that was killed leaves it
+        with pytest.MonkeyPatch.context() as patched, pytest.raises(RuntimeError, match="power"):
+            patched.setattr("open_r1.corpus.answer_files.AnswerFiles.describe", lambda *_: None)
+            run(fake_model(reply, fail_at=3), first, output)
+    before, model = output.read_bytes(), fake_model(reply)
+    with pytest.raises(UserError, match=r"answers to another data set .*choose another --output") as error:
+        run(model, second, output, **split)
+    assert "\n" not in str(error.value)
+    assert (output.read_bytes(), model.engine.drawn) == (before, [])
+    run(model, second, output, overwrite_output=True, **split)
+    assert {record["problem"] for record in read(output)} == {f"What is {n} + 1?" for n in range(3, 6)}
+
+
+def test_another_path_to_the_same_file_is_the_same_data_set(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(fake_model(reply), Path(rows.name), tmp_path / "answers.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    for path in (rows, tmp_path / "link.jsonl"):
+        assert run(fake_model(reply), path, tmp_path / "answers.jsonl", limit=2).answered == 8
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,82 @@ def test_what_cannot_be_verified_counts_as_not_right_and_by_itself(file: Path, t
     assert result.pass_at_1 == pytest.approx(5 / 6)
 
 
+def test_the_next_start_verifies_what_could_not_be_verified_and_draws_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Away(FakePool):
+        """Verifies gold answers and no others."""
+
+        def submit(self, key: int, completions: list[str], columns: dict[str, list[str]]) -> None:
+            away = "Therefore" not in completions[0]
+            super().submit(key, [f"{completions[0]} takes for ever"] if away else completions, columns)
+
+    whole = run(fake_model(reply), file, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr("open_r1.evaluation.runner.RewardPool", Away)
+        assert run(fake_model(reply), file, tmp_path / "out").unverified == 24
+    model, said = fake_model(reply), io.StringIO()
+    result = run(model, file, tmp_path / "out", Console(file=said, width=200))
+    assert (model.engine.drawn, result.unverified, result.pass_at_1) == ([], 0, whole.pass_at_1)
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert "24 answers on disk had not been verified; verified again, 24 have a reward now" in said.getvalue()
+
+
+def test_a_task_has_one_writer_in_a_folder(file: Path, tmp_path: Path) -> None:
+    run(fake_model(reply), file, tmp_path / "out")
+    before, model = rows(tmp_path / "out"), fake_model(reply)
+
+    def meanwhile(prompt: str, seed: int) -> tuple[str, str]:
+        with pytest.raises(UserError, match=r"out/sums is in use .*process \d+.*--output_dir"):
+            run(model, file, tmp_path / "out", overwrite_output_dir=True)
+        return reply(prompt, seed)
+
+    run(fake_model(meanwhile), file, tmp_path / "out", num_samples=5)
+    assert model.engine.drawn == []
+    assert [row for row in rows(tmp_path / "out") if row["sample"] < 4] == before
+    assert not (tmp_path / "out" / "sums" / ".lock").exists()
+
+
+def test_a_task_evaluated_later_joins_the_others_of_its_folder(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "others.jsonl"
+    other.write_text(file.read_text())
+    out, said = tmp_path / "out", io.StringIO()
+    first = run(fake_model(reply), file, out)
+    run(fake_model(reply), other, out, Console(file=said, width=200), limit=3)
+    written = json.loads((out / "results.json").read_text())
+    assert [(task["task"], task["problems"]) for task in written["tasks"]] == [("sums", 6), ("others", 3)]
+    assert written["tasks"][0]["pass_at_k"]["4"]["mean"] == first.pass_at_k["4"].mean
+    assert {row["task"] for row in pq.read_table(out / "results.parquet").to_pylist()} == {"sums", "others"}
+    card = (out / "model_card.md").read_text()
+    assert "| sums | 6 × 4 |" in card and "| others | 3 × 4 |" in card
+    assert "the first 3 problems of others," in card and "of each task" not in card
+    assert "left it" not in said.getvalue()
+
+    run(fake_model(reply), file, out, limit=2)
+    tasks = json.loads((out / "results.json").read_text())["tasks"]
+    assert [(task["task"], task["problems"]) for task in tasks] == [("sums", 2), ("others", 3)]
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "settings", "message"),
+    [
+        ("weights-1", {"temperature": 1.0}, "temperature 0.6 → 1.0"),
+        ("weights-2", {}, "model 'weights-1' → 'weights-2'"),
+    ],
+)
+def test_results_drawn_otherwise_leave_the_files_and_that_is_said(
+    fingerprint: str, settings: dict, message: str, file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "others.jsonl"
+    other.write_text(file.read_text())
+    out, said = tmp_path / "out", io.StringIO()
+    run(fake_model(reply), file, out)
+    run(fake_model(reply, fingerprint=fingerprint), other, out, Console(file=said, width=200), **settings)
+    assert [task["task"] for task in json.loads((out / "results.json").read_text())["tasks"]] == ["others"]
+    assert f"results.json: sums left it, as other answers than these ({message})" in said.getvalue()
+    assert (out / "sums" / "generations.parquet").exists()
+
+
 def test_a_gold_answer_that_cannot_be_verified_is_named_and_counted(file: Path, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"answer": "3"', '"answer": "(see the figure)"'))
     output = io.StringIO()

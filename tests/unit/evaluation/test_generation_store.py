@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -161,6 +162,24 @@ def test_rows_of_an_older_version_are_used(tmp_path: Path) -> None:
     rows, _ = store(tmp_path).merge([(0, 0), (0, 1)])
     assert rows.schema.equals(SCHEMA)
     assert rows["extracted"].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_row_that_was_verified_later_takes_the_place_of_the_one_without_a_reward(
+    merged: bool, tmp_path: Path
+) -> None:
+    with store(tmp_path) as opened:
+        for sample in range(3):
+            opened.append(replace(generation(0, sample), reward=None if sample < 2 else 0.0))
+    pairs = [(0, 0), (0, 1), (0, 2)]
+    if merged:
+        store(tmp_path).merge(pairs)
+    assert [(row.sample, row.reward) for row in store(tmp_path).unverified()] == [(0, None), (1, None)]
+    with store(tmp_path) as opened:
+        opened.append(generation(0, 1))
+    assert [row.sample for row in store(tmp_path).unverified()] == [0]
+    for _ in range(2):
+        assert store(tmp_path).merge(pairs)[0]["reward"].to_pylist() == [None, 1.0, 0.0]
 
 
 def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:

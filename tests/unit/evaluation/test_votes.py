@@ -40,6 +40,8 @@ def test_different_answers_stay_different(one: str, other: str) -> None:
         ("She makes 18.\n#### 18", "18"),
         ("The answer is $x = 5$.", "5"),
         ("The answer is 18.", "18"),
+        ("The answer is 10 000.", "10000"),
+        (r"It is \boxed{10{\,}000}.", "10000"),
         ("18", "18"),
         ("I do not know", None),
         ("", None),
