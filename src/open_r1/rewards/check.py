@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from open_r1.errors import UserError
-from open_r1.rewards.gold_answers import GoldSource, as_completion, find_source
+from open_r1.rewards.gold_answers import GoldSource, as_completions, find_source
 from open_r1.rewards.job import Scores
 from open_r1.rewards.pool import RewardPool
 from open_r1.rewards.spec import RewardSpec
@@ -143,7 +143,8 @@ def check_gold(
     r"""Gives each gold answer to the rewards as if a model had written it.
 
     The completion holds the gold answer in ``\boxed{…}`` (or the worked solution as it is, or a program in a fenced
-    block) inside the tags of the ``format`` reward. A reward that takes no gold answer, or whose value is relative to
+    block) inside the tags of the ``format`` reward; one in prose is tried with a box and without, and the worse value
+    counts. A reward that takes no gold answer, or whose value is relative to
     other answers, is skipped.
 
     Args:
@@ -194,13 +195,13 @@ class _Trial:
     sources: Mapping[int, GoldSource]
     completion_column: str | None
 
-    def completion(self, row: Mapping[str, Any], source: GoldSource) -> list[dict[str, str]]:
-        text = as_completion(source, row) if self.completion_column is None else str(row[self.completion_column])
-        return [{"role": "assistant", "content": text}]
+    def completions(self, row: Mapping[str, Any], source: GoldSource) -> list[list[dict[str, str]]]:
+        texts = as_completions(source, row) if self.completion_column is None else [str(row[self.completion_column])]
+        return [[{"role": "assistant", "content": text}] for text in texts]
 
-    def columns(self, row: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def columns(self, row: Mapping[str, Any], completions: int) -> dict[str, list[Any]]:
         named = {source.parameter: row[source.column] for source in self.sources.values() if source.parameter}
-        return {name: [value] for name, value in {**row, **named}.items()}
+        return {name: [value] * completions for name, value in {**row, **named}.items()}
 
     def failures(
         self, pool: RewardPool, chosen: Sequence[int], places: Mapping[int, int], progress: Callable[[int], None]
@@ -213,7 +214,8 @@ class _Trial:
         for index, kind in jobs:
             row = self.rows[index]
             source = next(one for one in self.sources.values() if (one.column, one.parameter is None) == kind)
-            pool.submit((index, kind), [self.completion(row, source)], self.columns(row))
+            completions = self.completions(row, source)
+            pool.submit((index, kind), completions, self.columns(row, len(completions)))
             handed += 1
             while handed - heard >= _IN_FLIGHT:
                 heard += self._note(pool, places, found)
@@ -229,7 +231,9 @@ class _Trial:
             heard += 1
             for place, source in self.sources.items():
                 if (source.column, source.parameter is None) == kind:
-                    found[index].extend(self._judged(index, place, source, scores.values[places[place]][0], scores))
+                    found[index].extend(
+                        self._judged(index, place, source, _worst(scores.values[places[place]]), scores)
+                    )
         return heard
 
     def _judged(
@@ -244,6 +248,10 @@ class _Trial:
         if gold is None or not str(gold).strip():
             kind, reason = "no value", "the row has no gold answer"
         yield GoldFailure(index, spec.name, str(gold), value, kind, reason)
+
+
+def _worst(values: Sequence[float | None]) -> float | None:
+    return None if None in values else min(values)
 
 
 def _verdict(spec: RewardSpec, value: float | None, scores: Scores) -> tuple[Kind, str]:
@@ -270,7 +278,8 @@ def _explained(failures: list[GoldFailure], trial: _Trial, timeout: float) -> li
     with RewardPool([why], workers=1, timeout=timeout) as pool:
         for place in wrong[:_EXPLAINED]:
             row, source = trial.rows[failures[place].row], trial.sources[places[failures[place].reward]]
-            pool.submit(place, [trial.completion(row, source)], {"solution": [row[source.column]]})
+            last = trial.completions(row, source)[-1:]  # prose outside a box is read as its gold answer is
+            pool.submit(place, last, {"solution": [row[source.column]]})
         while answers := list(pool.results(block=True)):
             for place, scores in answers:
                 if scores.failures:  # and not a time-out of the explanation itself

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from open_r1.rewards.digit_groups import join_digit_groups
+
 MAX_ANSWER_CHARS = 4096
 """A longer answer is not read: no gold answer is near it, and parsing time grows faster than length."""
 
@@ -33,22 +35,25 @@ def find_answer(text: str) -> str | None:
     r"""Returns the part of a completion that states its final answer, in a form that math-verify reads.
 
     A text that opens ``<think>`` and never closes it was cut while still thinking: only a ``\boxed{…}`` counts there,
-    not whatever number happens to stand last. None when the text states nothing.
+    not whatever number happens to stand last. None when the text states nothing. Numbers are in one piece
+    (``12345`` for ``12\,345``).
     """
     thought, closed, rest = text.rpartition("</think>")
     if closed:
-        return _from_section(rest) or last_boxes(thought)
-    if "<think>" in text:
-        return last_boxes(text)
-    return _from_section(text)
+        found = _from_section(rest) or last_boxes(thought)
+    else:
+        found = last_boxes(text) if "<think>" in text else _from_section(text)
+    return found and join_digit_groups(found)
 
 
 def find_gold(text: str) -> str | None:
     r"""Returns the part of a gold answer that states it.
 
     Gold may be bare LaTeX, a plain number, a text that ends in ``#### 18``, or a worked solution with ``\boxed{…}``.
+    Numbers are in one piece (``12345`` for ``12\,345``).
     """
-    return _marked(text) or _unmarked(text.strip())
+    found = _marked(text) or _unmarked(text.strip())
+    return found and join_digit_groups(found)
 
 
 def last_boxes(text: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from open_r1.errors import UserError
 from open_r1.rewards.call import traits_of
-from open_r1.rewards.extract import find_gold
+from open_r1.rewards.extract import find_gold, last_boxes
 from open_r1.rewards.spec import RewardSpec
 
 GOLD_PARAMETERS = ("solution", "answer", "gold", "ground_truth", "target")
@@ -75,14 +75,19 @@ def find_source(spec: RewardSpec, row: Mapping[str, Any], gold_column: str | Non
     )
 
 
-def as_completion(source: GoldSource, row: Mapping[str, Any]) -> str:
-    """What a model would write that knows the gold answer: in the tags of the ``format`` reward."""
+def as_completions(source: GoldSource, row: Mapping[str, Any]) -> list[str]:
+    r"""What a model would write that knows the gold answer: in the tags of the ``format`` reward.
+
+    A gold answer in prose (``March 5``), which as such stands outside a box, is also tried in one: the last of the two.
+    """
     gold = str(row[source.column])
     if source.parameter is None:
-        stated = gold if "```" in gold else f"```{_language(row)}\n{gold}\n```"
+        forms = [gold if "```" in gold else f"```{_language(row)}\n{gold}\n```"]
     else:
         stated = find_gold(gold) or gold
-    return f"<think>\nThe answer is known.\n</think>\n<answer>\n{stated}\n</answer>"
+        boxed = rf"\boxed{{{stated.strip()}}}"
+        forms = [stated] if last_boxes(stated) or last_boxes(boxed) != boxed else [stated, boxed]
+    return [f"<think>\nThe answer is known.\n</think>\n<answer>\n{form}\n</answer>" for form in forms]
 
 
 def _language(row: Mapping[str, Any]) -> str:

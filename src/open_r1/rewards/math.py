@@ -22,6 +22,7 @@ from open_r1.rewards.expressions import read_expressions
 from open_r1.rewards.extract import find_answer, find_gold
 from open_r1.rewards.text import Completion, completion_texts
 from open_r1.rewards.time_limit import OutOfTime, time_limit
+from open_r1.rewards.worded import states_quantities, wording
 
 SECONDS_PER_ANSWER = 5.0
 
@@ -108,8 +109,10 @@ def _equal(gold: MathAnswer, text: str) -> bool:
 
 @lru_cache(maxsize=16_384)  # the answers to one prompt are often the same few
 def _same(gold: MathAnswer, answer: MathAnswer) -> bool:
-    if gold.text == answer.text:
+    if gold.text == answer.text or wording(gold.text) == wording(answer.text):
         return True
+    if (quantities := states_quantities(gold.text, answer.text)) is not None:
+        return quantities
     if gold.integer is not None and answer.integer is not None:
         return gold.integer == answer.integer
     # The order matters: verify() is not symmetric, gold goes first.

@@ -60,6 +60,16 @@ def test_a_named_column_goes_before_the_parameter() -> None:
     assert check_gold(rows, [ACCURACY], gold_column="answer").failures == []
 
 
+def test_prose_must_be_rewarded_in_a_box_too(tmp_path: Path) -> None:
+    path = tmp_path / "own.py"
+    path.write_text(
+        "def unboxed(completions, answer, **columns):\n"
+        "    return [float('boxed' not in one[0]['content']) for one, _ in zip(completions, answer, strict=True)]\n"
+    )
+    report = check_gold([{"answer": "March 5"}], [ACCURACY, reward_spec(f"{path}:unboxed")])
+    assert [(one.reward, one.value) for one in report.failures] == [(f"{path}:unboxed", 0.0)]
+
+
 def test_data_without_gold() -> None:
     with pytest.raises(
         UserError, match=r"need a gold answer \(solution\) and the data has none; its columns are problem"

@@ -79,3 +79,50 @@ def test_gold_in_the_forms_that_data_sets_use(text: str, answer: str | None) -> 
 )
 def test_prose_is_told_from_formulas(text: str, bare: bool) -> None:
     assert is_bare_math(text) is bare
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{12\,345}", r"\boxed{12345}"),
+        (r"\boxed{1\;234\:567\ 890}", r"\boxed{1234567890}"),
+        (r"\boxed{12\, 345}", r"\boxed{12345}"),
+        (r"\boxed{1{\,}234~567}", r"\boxed{1234567}"),
+        ("The answer is 10\u202f000.", "The answer is 10000."),
+        (r"It is $10\,000.5$", "It is $10000.5$"),
+        (r"\boxed{10 000}", r"\boxed{10000}"),
+        (r"\boxed{-5\,000\text{ kg}}", r"\boxed{-5000\text{ kg}}"),
+        (r"\boxed{(5,10\,000)}", r"\boxed{(5,10000)}"),
+        (r"\boxed{10\,000/3}", r"\boxed{10000/3}"),
+    ],
+)
+def test_thousands_set_apart_by_a_space_are_one_number(text: str, answer: str) -> None:
+    assert find_answer(text) == find_gold(text) == answer
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        r"1\frac{3}{4}",
+        r"3,\ 5,\ 7",
+        r"100,\ 200",
+        r"(100,\,200)",
+        r"100, 200, 300",
+        r"\log_2 128",
+        r"\log_2\,128",
+        r"10^3 200",
+        r"x^2 100",
+        "1 125/1000",
+        r"2\,3",
+        r"100\ 200\ 5",
+        r"1000\ 200",
+        r"0\,123",
+        r"3.141\,592",
+        r"5\,1000",
+        r"\begin{pmatrix} 100 & 200 \\ 300 & 400 \end{pmatrix}",
+        r"\begin{pmatrix} 1 \\ 200 \end{pmatrix}",
+        "1\n200",
+    ],
+)
+def test_other_spaces_between_digits_stay(content: str) -> None:
+    assert find_answer(rf"\boxed{{{content}}}") == find_gold(rf"\boxed{{{content}}}") == rf"\boxed{{{content}}}"

@@ -58,6 +58,75 @@ def test_verdicts(text: str, gold: str, value: float) -> None:
     assert verify_answer(text, gold) == value
 
 
+@pytest.mark.parametrize(
+    ("gold", "answer", "value"),
+    [
+        ("12345", r"12\,345", 1.0),
+        ("357", r"12\,345", 0.0),
+        ("0", r"10\,000", 0.0),
+        (r"10\,000", "10000", 1.0),
+        (r"10\,000", "10,000", 1.0),
+        (r"10\,000", "0", 0.0),
+        (r"2\,000\,000", "0", 0.0),
+        (r"5\,000\text{ kg}", "0", 0.0),
+        (r"5\,000\text{ kg}", "5000", 1.0),
+        ("5 000 kg", "5000", 1.0),
+        ("10000", "10 000", 1.0),
+        (r"1\,234.5", "1234.5", 1.0),
+        (r"1\frac{3}{4}", r"\frac{7}{4}", 1.0),
+        ("100, 200", r"100,\ 200", 1.0),
+    ],
+)
+def test_thousands_set_apart_by_a_space(gold: str, answer: str, value: float) -> None:
+    assert verify_answer(rf"\boxed{{{answer}}}", gold) == value
+
+
+@pytest.mark.parametrize(
+    "gold",
+    [
+        "March 5",
+        "1 hour 30 minutes",
+        "2 hours and 15 minutes",
+        "Increase by 20%",
+        "Option 3",
+        "between 3 and 4",
+        "approximately 3.14",
+        "5 apples",
+        "10 meters",
+    ],
+)
+def test_gold_in_words_is_right_in_its_own_words(gold: str) -> None:
+    latex = gold.replace("%", r"\%")
+    for box in (gold, rf"\text{{{gold}}}", rf"\mathrm{{{latex}}}", rf"\textbf{{\text{{{gold}}}.}}"):
+        assert verify_answer(rf"So it is $\boxed{{{box}}}$.", gold) == 1.0
+    assert verify_answer(f"So it is {gold}.", gold) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "value"),
+    [
+        ("March 5", r"\text{March }5", 1.0),
+        ("March 5", "April 5", 0.0),
+        ("5 apples", "5", 1.0),
+        ("5 kg", "5", 1.0),
+        ("1 hour 30 minutes", "30", 0.0),
+        ("1 hour 30 minutes", "2 hours 30 minutes", 0.0),
+        ("1 hour 30 minutes", "1 hour 30 seconds", 0.0),
+        ("1 hour 30 minutes", "2 days 1 hour 30 minutes", 0.0),
+        ("1 hour 30 minutes", r"1\,\text{hr and }30\,\text{min}", 1.0),
+        ("3 red, 4 blue", "4", 0.0),
+        ("3x, 4y", "4y, 3x", 1.0),
+    ],
+)
+def test_gold_in_words_beside_other_answers(gold: str, answer: str, value: float) -> None:
+    assert verify_answer(rf"\boxed{{{answer}}}", gold) == value
+
+
+def test_several_quantities_at_the_end_of_a_sentence() -> None:
+    assert verify_answer("After 2 stops it takes 1 hour and 30 minutes.", "1 hour 30 minutes") == 1.0
+    assert verify_answer("It takes 30 minutes.", "1 hour 30 minutes") == 0.0
+
+
 def test_gold_goes_first() -> None:
     """math-verify takes the right side of an equation that a model wrote for its answer, but not of a gold equation."""
     assert verify_answer(r"\boxed{2x + z = 1}", "1") == 1.0

@@ -1,0 +1,38 @@
+"""Answers in words, of which math-verify reads one number or letters times it: ``March 5``, ``1 hour 30 minutes``."""
+
+from __future__ import annotations
+
+import re
+
+_MAX_NESTED = 4
+_TEXT = re.compile(r"\\(?:boxed|text|mbox|mathrm|textbf)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"(?:\\[,;:! ]|~|\s)+")
+_QUANTITY = r"(?<![0-9])([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*([^\W\d_])[^\W\d_]*"
+_QUANTITIES = re.compile(rf"{_QUANTITY}(?:,?\s+(?:and\s+)?{_QUANTITY})+")
+_ONE_QUANTITY = re.compile(_QUANTITY)
+
+
+def wording(text: str) -> str:
+    r"""The words of an answer: without ``\boxed``, ``\text`` and the like, dollar signs and a full stop at the end."""
+    words = text.removeprefix(r"\boxed{").removesuffix("}") if text.startswith(r"\boxed{") else text
+    for _ in range(_MAX_NESTED):
+        words = _TEXT.sub(r"\1", words)
+    words = words.replace(r"\$", "").replace("$", "").replace(r"\%", "%")
+    return _SPACE.sub(" ", words).strip().rstrip(".")
+
+
+def states_quantities(gold: str, answer: str) -> bool | None:
+    """Whether ``answer`` states the quantities of a gold answer in prose that is nothing but several of them.
+
+    ``1 hour 30 minutes`` is not 30. Units are held against each other by their first letter: ``1 hr 30 min`` is equal.
+    A box holds the quantities alone; a sentence ends in them. None where gold is anything else.
+    """
+    if gold.startswith(r"\boxed{") or _QUANTITIES.fullmatch(wording(gold)) is None:
+        return None
+    wanted, stated = _quantities(gold), _quantities(answer)
+    return wanted == (stated if answer.startswith(r"\boxed{") else stated[-len(wanted) :])
+
+
+def _quantities(text: str) -> list[tuple[str, str]]:
+    found = _ONE_QUANTITY.findall(wording(text))
+    return [(number.replace(",", ""), unit.lower()) for number, unit in found]
