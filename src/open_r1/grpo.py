@@ -30,13 +30,15 @@ from open_r1.data.prompts import PromptSet, read_prompts
 from open_r1.errors import StoppedByRule
 from open_r1.parallel.runtime import Runtime
 from open_r1.planning.first import plan_first
+from open_r1.planning.known_steps import check_disks_again
+from open_r1.planning.refusals import check_settings
 from open_r1.rewards.check import check_gold
 from open_r1.rewards.code_sandbox import isolation_line
 from open_r1.rewards.pool import RewardPool
 from open_r1.rewards.registry import reward_specs
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.grpo_objective import GRPOObjective
-from open_r1.training.grpo_source import GRPOSource
+from open_r1.training.grpo_source import GRPOSource, steps_of
 from open_r1.training.held_out_prompts import with_held_out
 from open_r1.training.held_out_rewards import HeldOutRewards, eval_params
 from open_r1.training.loop import Trainer
@@ -62,9 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
+    check_settings(config, runtime)
+    check_engine(config)
     config = plan_first(config, runtime)
     take_folder(config, runtime)
-    check_engine(config, runtime)
     config = solve_batch(config, runtime.world_size)
     if runtime.is_main:
         console.print(f"batch: {batch_line(config, runtime.world_size)}", soft_wrap=True)
@@ -76,6 +79,8 @@ def main(argv: list[str] | None = None) -> None:
             console.print(line, markup=False)
         tokenizer, chat = load_chat(config)
         prompts, held_out = prepare_prompts(config, chat, runtime)
+        steps_per_epoch = len(prompts) * config.num_iterations / config.prompts_per_step
+        check_disks_again(config, runtime, steps_of(config.num_train_epochs, steps_per_epoch))
         if config.gold_check and runtime.is_main:
             report = check_gold(prompts.rows, specs, pool=pool, seed=config.seed)
             report.print(console)
@@ -136,7 +141,7 @@ def main(argv: list[str] | None = None) -> None:
         with publisher:
             with closing(engine), closing(source):
                 result = trainer.train()
-            finish_run(config, runtime, policy, result, publisher)
+            finish_run(config, runtime, policy, trainer, result, publisher)
     if runtime.is_main and result.metrics["train_steps"] and not result.metrics["train_tokens"]:
         console.print(
             "[yellow]nothing was trained[/]: in no step did the answers to a prompt get rewards that differ and count; "

@@ -26,6 +26,8 @@ from open_r1.data.tokens import TokenStore, sample_lengths, tokenize
 from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
 from open_r1.planning.first import plan_first
+from open_r1.planning.known_steps import check_disks_again
+from open_r1.planning.refusals import check_settings
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     config = parse(SFTConfig, argv, prog="open-r1 sft").config
     runtime = start_run(config)
+    check_settings(config, runtime)
     config = plan_first(config, runtime)
     take_folder(config, runtime)
     publisher = Publisher(config, runtime)
@@ -57,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     train, held_out = data.result()
 
     source = SFTSource(train, config, runtime)
+    check_disks_again(config, runtime, source.steps(config.num_train_epochs))
     checkpoints = Checkpoints(config, runtime, tokenizer, policy.stop_token_ids)
     evaluate = HeldOutLoss(held_out, config, runtime, policy.module) if held_out else None
     trainer = Trainer(

@@ -4,7 +4,8 @@ torchrun --nproc_per_node 2 ranks_cases.py cases.json
 
 Cases are ``{"kind": "fsdp", "command": "sft", "words": ["--output_dir", …]}``; with ``"poison": N`` the loss of the
 N-th micro-batch of rank 1 is not a number, with ``"refused": true`` the run is expected to end with a `UserError`, with
-``"own_engine": true`` the engine of a GRPO run has a model of its own. What a case says goes to ``OUTPUT_DIR.log``.
+``"own_engine": true`` the engine of a GRPO run has a model of its own, with ``"full_disk": true`` there is no room for
+the final model. What a case says goes to ``OUTPUT_DIR.log``.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -67,9 +68,11 @@ def run(case: dict[str, Any]) -> None:
     """One run, as its command does it."""
     from open_r1 import grpo, sft
     from open_r1.errors import UserError
+    from open_r1.training import setup
 
     commands = {"sft": sft, "grpo": grpo}
-    own_engine = mock.patch.multiple(grpo, check_engine=lambda *_: None, build_engine=engine_of_its_own)
+    own_engine = mock.patch.multiple(grpo, check_settings=lambda *_: None, build_engine=engine_of_its_own)
+    no_room = mock.patch.object(setup, "save_model", side_effect=OSError(28, "No space left on device"))
     objective, calls = sft.sft_objective, []
 
     def poisoned(predicted: Any, pack: Any) -> Any:
@@ -79,7 +82,10 @@ def run(case: dict[str, Any]) -> None:
         return (loss * torch.nan if guilty else loss), metrics
 
     try:
-        with mock.patch.object(sft, "sft_objective", poisoned), own_engine if case.get("own_engine") else nullcontext():
+        with ExitStack() as patches:
+            patches.enter_context(mock.patch.object(sft, "sft_objective", poisoned))
+            for name, patch in (("own_engine", own_engine), ("full_disk", no_room)):
+                patches.enter_context(patch if case.get(name) else nullcontext())
             commands[case["command"]].main(case["words"])
     except UserError as error:
         if not case.get("refused"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_checkpoint import save_tiny_moe, save_tiny_prefixed
 from training_runs import Run, assert_same_weights, finish, start, train
 
 from open_r1.errors import StopRequested, UserError
@@ -174,6 +175,20 @@ def test_adapters(sft_settings: dict[str, Any], tmp_path: Path) -> None:
     whole = train("sft", tmp_path / "whole", **settings, save_steps=3)
     checkpoint = whole.folder / "checkpoint-3"
     resumed = train("sft", tmp_path / "resumed", **settings, resume_from_checkpoint=checkpoint)
+    assert_same_weights(resumed.weights, whole.weights)
+
+
+@pytest.mark.parametrize("save_model", [save_tiny_moe, save_tiny_prefixed])
+@pytest.mark.parametrize("stored", [{}, {"torch_dtype": "bfloat16", "optim": "adamw_split"}], ids=["float32", "split"])
+def test_models_whose_files_have_other_names(
+    save_model: Callable[[Path], Path], stored: dict[str, Any], sft_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """Experts lie apart in a file and are one tensor in memory; some names have a prefix."""
+    settings = sft_settings | stored | {"model_name_or_path": save_model(tmp_path / "model"), "max_steps": 4}
+    settings |= {"save_strategy": "steps", "save_steps": 2}
+    whole = train("sft", tmp_path / "whole", **settings)
+    resumed = train("sft", tmp_path / "on", **settings, resume_from_checkpoint=whole.folder / "checkpoint-2")
+    assert [line["loss"] for line in resumed.metrics] == whole.losses[2:]
     assert_same_weights(resumed.weights, whole.weights)
 
 

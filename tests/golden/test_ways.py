@@ -88,6 +88,7 @@ def two(
         settings[way, "grpo"] = grpo
         settings[way, "grpo-own"] = grpo
         settings[way, "grpo-own-lora"] = uneven
+        settings[way, "no-room"] = sft | TWO
     for way in ("fsdp", "zero2"):
         settings[way, "uncompiled"] = sft | TWO | {"torch_compile": "true"}
     runs = {key: Run(folder / "-".join(key)) for key in settings}
@@ -97,6 +98,7 @@ def two(
         case["words"] = flags(values | {"output_dir": runs[way, name].folder})
         case |= {"poison": 4} if name == "poisoned" else {}  # the first micro-batch of its second step
         case |= {"refused": True} if name == "grpo" and way in ("fsdp", "zero3") else {}
+        case |= {"refused": True, "full_disk": True} if name == "no-room" else {}
         cases.append(case)
     (folder / "cases.json").write_text(json.dumps(cases))
     program([HERE / "ranks_cases.py", folder / "cases.json"], folder / "cases.log")
@@ -180,6 +182,21 @@ def test_two_processes_continue_one(way: str, one: dict[str, Run], two: dict[tup
     assert said.count("no longer bit for bit") == 1
     assert "sums are taken in another order" in said
     assert "processes: 1 -> 2" in said
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_the_final_model_has_no_room_the_last_step_is_saved(
+    way: str, sft: dict[str, Any], one: dict[str, Run], two: dict[tuple[str, str], Run]
+) -> None:
+    """By all ranks together, each of which ends with the same words; one process then writes the model."""
+    run = two[way, "no-room"]
+    errors = [line for line in run.folder.with_suffix(".log").read_text().splitlines() if line.startswith("error:")]
+    assert len(errors) == 2 and len(set(errors)) == 1
+    assert f"make room; all 6 steps are saved to {run.folder}/checkpoint-6" in errors[0]
+    assert not (run.folder / "model.safetensors").exists()
+    train("sft", run.folder, **sft | ONE, resume_from_checkpoint="true")
+    assert run.results["train_steps"] == 0
+    assert_close_weights(run.weights, one["full"].weights, TOLERANCE)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,8 +19,8 @@ from open_r1.config import BenchConfig, parse
 from open_r1.errors import UserError
 from open_r1.machine.cards import card_named
 from open_r1.machine.child import run_child
-from open_r1.machine.limits import cpu_limit
-from open_r1.machine.rates import rates_file, save_rates
+from open_r1.machine.limits import processor
+from open_r1.machine.rates import measured_card, rates_file, save_rates
 
 if TYPE_CHECKING:
     from open_r1.bench.session import Session
@@ -105,16 +103,6 @@ def versions_of(torch: str) -> dict[str, str]:
     return versions
 
 
-def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """What the CPU calls itself, and how many of its cores this process may use."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {cpu_limit():g} cores"
-
-
 def _heading(session: Session) -> str:
     gpus = session.torch.gpus
     memory = f", {gpus[0].memory / 2**30:.0f} GiB" if gpus else ""
@@ -149,4 +137,16 @@ def _show(session: Session, problem: str) -> None:
     if problem:
         console.print(Text.assemble(("! ", "bold yellow"), f"the rates are not kept: {problem}"), soft_wrap=True)
     elif session.rates and not session.config.no_save:
-        console.print(f"kept in {rates_file()}; open-r1 plan reckons with them from now on", soft_wrap=True)
+        planned = "; open-r1 plan reckons with them from now on" if counts_for_plans(session) else ""
+        console.print(f"kept in {rates_file()}{planned}", soft_wrap=True)
+
+
+def counts_for_plans(session: Session) -> bool:
+    """Whether what was measured decides the hours of a plan for this machine."""
+    gpus = session.torch.gpus
+    if not gpus:
+        return any(rate.kind == "sft" for rate in session.rates)
+    known = session.card or measured_card(
+        session.origin.card, gpus[0].memory, gpus[0].capability or (0, 0), session.rates
+    )
+    return known is not None and any(rate.kind in ("sft", "engine") for rate in session.rates)

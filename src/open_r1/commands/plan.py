@@ -30,8 +30,9 @@ def show(config: PlanSFTConfig | PlanGRPOConfig) -> None:
     Raises:
         UserError: model, data, card or launcher cannot be read, or the settings do not go together.
     """
-    machine = read_machine(config)
-    plan = plan_run(config, read_model(config), machine, read_data(config), config.price, load_rates())
+    rates = load_rates()
+    machine = read_machine(config, rates)
+    plan = plan_run(config, read_model(config), machine, read_data(config), config.price, rates)
     if config.json:
         print(json.dumps(as_json(plan), indent=2))
         return

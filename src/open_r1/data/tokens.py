@@ -25,6 +25,7 @@ from open_r1.data.tokenizing import tokenize_rows
 from open_r1.data.turns import Rendered, render_conversation
 from open_r1.errors import UserError
 from open_r1.files import cache_folder
+from open_r1.machine.disks import disk_of, size_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 CHECKED_ROWS = 64
 """Rows on which the fast encoder is compared with tokenizers at every run that makes tokens."""
+TOKEN_BYTES = 5
+"""Of a token in the cache: its id, and whether it is a target."""
+ROOMY = 1e11
+"""Bytes free from which on it is not asked whether tokens fit: they would be 20 billion."""
 
 EncoderName = Literal["auto", "tokenizers"]
 
@@ -112,7 +117,8 @@ def tokenize(
         report: whether bad rows are shown; of several processes one is to.
 
     Raises:
-        UserError: no rows, all of them bad, one of them bad under ``strict``, or the cache cannot be written.
+        UserError: no rows, all of them bad, one of them bad under ``strict``, the cache cannot be written, or its disk
+            is too small.
     """
     console = console or Console(quiet=True)
     folder = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
@@ -185,6 +191,7 @@ def _make(final: Path, rows: Rows, work: Work, num_proc: int | None, bad: BadRow
     If it stops at a bad row, what is written stays for the next start.
     """
     with TokenWriter(final.with_suffix(".partial"), bad) as writer:
+        _check_room(final.parent, rows, work, writer.rows)
         tokenize_rows(rows, work, writer, num_proc=num_proc, console=console)
         if not writer.rows:
             raise UserError("there are no rows to tokenize")
@@ -193,6 +200,26 @@ def _make(final: Path, rows: Rows, work: Work, num_proc: int | None, bad: BadRow
     if final.exists():  # torn: `_open` has refused it
         shutil.rmtree(final)
     os.replace(writer.folder, final)
+
+
+def _check_room(folder: Path, rows: Rows, work: Work, done: int) -> None:
+    """Holds the tokens of the rows that are not ``done``, as a sample has them, against what is free for them.
+
+    Raises:
+        UserError: they will not fit.
+    """
+    disk = disk_of(folder)
+    if disk.free > ROOMY or not len(rows):
+        return
+    sampled = _sample(rows, work, CHECKED_ROWS)
+    pairs = work.encoder.encode_spans([item.text for item in sampled], [item.spans for item in sampled])
+    tokens = sum(len(ids) for ids, _ in pairs)
+    need = tokens * TOKEN_BYTES * (len(rows) - done) / min(CHECKED_ROWS, len(rows))
+    if need > disk.free:
+        raise UserError(
+            f"the token cache {folder} is on {disk.mount} ({disk.kind}), where {size_text(disk.free)} are free, and "
+            f"about {size_text(need)} of tokens go there: free space, or set --token_cache_dir"
+        )
 
 
 def _open(folder: Path, strict: bool, shown: int, cached: bool = True) -> TokenStore | None:

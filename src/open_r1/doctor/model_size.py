@@ -35,7 +35,7 @@ def model_size(
     Args:
         get: fetches JSON from an address; raises OSError or ValueError.
     """
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # leaves ~NOBODY as it is
     cached = sorted((hub_cache / f"models--{name.replace('/', '--')}" / "snapshots").glob("*/"), key=os.path.getmtime)
     for place in [folder, *reversed(cached)]:
         elements = _elements_in(place)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from open_r1.config.doctor import CheckName
 from open_r1.doctor.arithmetic_checks import Dtype, check_all_reduce, check_attention, check_matmul
@@ -32,6 +34,7 @@ from open_r1.doctor.network_checks import check_clock, check_hub, check_tokens
 from open_r1.doctor.situation import Situation
 from open_r1.doctor.software_checks import check_deepspeed, check_packages, check_vllm
 from open_r1.machine.disks import size_text
+from open_r1.model.tokenizer_files import has_vocabulary
 
 Found = Finding | list[Finding]
 
@@ -81,7 +84,16 @@ def _unknown_model(at: Situation, check: CheckName) -> list[Finding]:
         return [Finding("warn", check, summary, fix="open-r1 doctor --only hub tokens   # gated models need a token")]
     size = f"{at.model.parameters / 1e9:.2f} billion parameters, {size_text(at.model.bytes)}"
     place = "here already" if at.model.here else "to be downloaded"
-    return [Finding("ok", check, f"{at.config.model}: {size}, {place}")]
+    return [Finding("ok", check, f"{at.config.model}: {size}, {place}"), *_without_tokens(at.config.model, check)]
+
+
+def _without_tokens(model: str, check: CheckName) -> list[Finding]:
+    """Of a folder: transformers would build a tokenizer that knows special tokens only, and say nothing."""
+    folder = Path(os.path.expanduser(model))
+    if not folder.is_dir() or has_vocabulary(folder):
+        return []
+    fix = f"cp THE_MODEL_IT_WAS_MADE_FROM/tokenizer.json {folder}"
+    return [Finding("warn", check, f"{model}: its tokenizer has no tokens: tokenizer.json is missing", fix=fix)]
 
 
 def _precision(at: Situation) -> Found:

@@ -13,6 +13,8 @@ from open_r1.config.settings import did_you_mean
 from open_r1.errors import UserError
 
 GB, T = 1e9, 1e12
+BF16_FROM = (8, 0)
+"""Compute capability of the first chips that multiply bf16 on tensor cores."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def _card(
     words: str = "",
 ) -> Card:
     """From GB, TFLOP/s and GB/s; chips before Ampere have no bf16."""
-    bf16 = half * T if capability >= (8, 0) else None
+    bf16 = half * T if capability >= BF16_FROM else None
     named = frozenset((words or name).upper().split())
     return Card(name, memory * GB, bf16, half * T, fp8 and fp8 * T, bandwidth * GB, capability, named)
 
@@ -87,6 +89,8 @@ ADORNMENTS = re.compile(r"nvidia|geforce|tesla|sxm\d?|gb|[^a-z0-9]")
 def find_card(name: str) -> Card:
     """The card that a person means: ``4090``, ``RTX 4090``, ``a100-80gb``.
 
+    Names of the driver count too, where the memory in them is the card's.
+
     Raises:
         UserError: there is none of that name; the nearest is named.
     """
@@ -98,8 +102,12 @@ def find_card(name: str) -> Card:
     sizes = [card.name for card in CARDS if _plain(card.name).startswith(wanted)] if wanted else []
     if len(sizes) > 1:
         raise UserError(f"gpu: {name} comes in several kinds: choose {', '.join(sizes[:-1])} or {sizes[-1]}")
+    named = card_named(name)
+    if named is not None and _has_memory(named, name):
+        return named
     names = [card.name for card in CARDS]
-    raise UserError(f"gpu: {name!r} is not in the table{did_you_mean(name, names)} (known: {', '.join(names)}, cpu)")
+    meant = f"; did you mean {named.name}?" if named else did_you_mean(name.upper(), names)
+    raise UserError(f"gpu: {name!r} is not in the table{meant} (known: {', '.join(names)}, cpu)")
 
 
 def card_named(device_name: str) -> Card | None:
@@ -108,6 +116,12 @@ def card_named(device_name: str) -> Card | None:
     if "LAPTOP" in words:
         return None
     return max((card for card in CARDS if card.words <= words), key=lambda card: len(card.words), default=None)
+
+
+def _has_memory(card: Card, name: str) -> bool:
+    """Whether a name says no other number of gigabytes than the card has, to a tenth (vendors count them otherwise)."""
+    sizes = [float(size) * GB for size in re.findall(r"(\d+) ?GI?B?\b", name.upper())]
+    return all(abs(size / card.memory - 1) < 0.1 for size in sizes)
 
 
 def _plain(name: str) -> str:

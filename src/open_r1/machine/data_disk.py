@@ -47,8 +47,16 @@ class Trial:
 
 
 def root_of(folder: str) -> Path:
-    """Where the caches lie on the data disk ``folder``."""
-    return Path(os.path.abspath(Path(folder).expanduser())) / ROOT
+    """Where the caches lie on the data disk ``folder``.
+
+    Raises:
+        UserError: ``~NAME`` of a user that there is not.
+    """
+    try:
+        return Path(os.path.abspath(Path(folder).expanduser())) / ROOT
+    except RuntimeError:
+        user = Path(folder).parts[0]
+        raise UserError(f"--data-disk {folder}: no home folder of {user} is known: write the path out") from None
 
 
 def set_up(folder: str, *, allow_tmpfs: bool = False) -> tuple[DataDisk, list[str]]:

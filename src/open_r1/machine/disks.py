@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from open_r1.errors import UserError
-
 MOUNTS = Path("/proc/self/mountinfo")
 IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 NETWORK = ("nfs", "cifs", "smb", "lustre", "ceph", "9p", "beegfs", "gpfs", "fuse.")
@@ -228,44 +226,3 @@ def space_line(needs: Mapping[str | Path, int]) -> list[Space]:
         paths = [path for path, disk in disks.items() if disk.device == device]
         found.append(Space(disks[paths[0]], sum(needs[path] for path in paths), tuple(map(Path, paths))))
     return found
-
-
-def run_space(*, checkpoint: int, final: int, saves: int, limit: int | None, present: int = 0) -> int:
-    """Bytes that a run adds to its folder at the fullest moment.
-
-    An old checkpoint is deleted only after the next one is whole, so for a moment there is one more than the limit.
-
-    Args:
-        checkpoint: bytes of one checkpoint, optimizer included.
-        final: bytes of the final model.
-        saves: checkpoints that will be written; of a run that is continued, those that are left.
-        limit: ``save_total_limit``; None keeps all.
-        present: checkpoints that lie there already and are deleted in their turn.
-    """
-    kept = saves + present if limit is None else min(limit, saves + present)
-    while_saving = 0 if not saves else min(saves + present, kept + 1)
-    return max(checkpoint * max(while_saving - present, 0), checkpoint * max(kept - present, 0) + final)
-
-
-def check_space(output_dir: str | Path, *, checkpoint: int, final: int, saves: int, limit: int | None) -> None:
-    """Holds what a run will write against what is free where it writes; see :func:`run_space`.
-
-    Args:
-        saves: checkpoints that are still to be written, beside those that lie there.
-
-    Raises:
-        UserError: it does not fit; with the numbers, and what to do.
-    """
-    present = len([path for path in Path(output_dir).expanduser().glob("checkpoint-*") if path.is_dir()])
-    need = run_space(checkpoint=checkpoint, final=final, saves=saves, limit=limit, present=present)
-    disk = disk_of(output_dir)
-    if need <= disk.free:
-        return
-    kept = saves if limit is None else min(saves, limit)
-    fewer = f"--save_total_limit {max(1, kept // 2)}, " if kept > 1 else ""
-    checkpoints = f"{kept} checkpoints of {size_text(checkpoint)} and " if kept else ""
-    raise UserError(
-        f"output_dir {output_dir} is on {disk.mount} ({disk.kind}), where {size_text(disk.free)} are free, and the run "
-        f"adds up to {size_text(need)} ({checkpoints}the final model of {size_text(final)}): name an --output_dir on a "
-        f"larger disk, {fewer}or make room (open-r1 setup --data-disk DIR moves the caches)"
-    )

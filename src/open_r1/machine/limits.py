@@ -6,6 +6,7 @@ Both versions of control groups are read (cgroups(7)); a limit may stand at the 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,16 @@ def cpu_limit(root: Path = ROOT) -> float:
     """
     quotas = [quota for folder in _groups("cpu", root) if (quota := _cpu_quota(folder)) is not None]
     return min([float(cpus_of_host()), *quotas])
+
+
+def processor(cpuinfo: Path = ROOT / "proc" / "cpuinfo") -> str:
+    """What the CPU calls itself, and how many of its cores this process may use."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {cpu_limit():g} cores"
 
 
 def cpus_of_host() -> int:

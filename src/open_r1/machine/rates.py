@@ -12,13 +12,17 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from open_r1.errors import UserError
 from open_r1.files import write_json
-from open_r1.machine.cards import Card, card_named
+from open_r1.machine.cards import BF16_FROM, Card, card_named
 from open_r1.machine.home import home
 
 FILE = "rates.json"
 VERSION = 1
 Kind = Literal["product", "copy", "host copy", "attention", "sft", "engine", "all-reduce"]
 
+SQUARE, COPY, TRAINED = 0.8, 0.9, 0.5
+"""Of a data sheet's FLOP/s and bytes/s, what large products and copies usually reach, and training."""
+INTENSITY = 150
+"""FLOP/s to bytes/s of a card whose copies were not measured: an A100's."""
 SPEED = {"none": 1.0, "selective": 8 / 9, "full": 3 / 4}
 """Of a level of recomputation: an eighth and a third more compute (`open_r1.model.layers`)."""
 
@@ -105,6 +109,36 @@ def newest(rates: Iterable[Rate]) -> list[Rate]:
     return sorted(by_key.values(), key=lambda rate: rate.date)
 
 
+def measured_card(name: str, memory: float, capability: tuple[int, int] | None, rates: Sequence[Rate]) -> Card | None:
+    """A data sheet for a device that is not in the table, from what was measured on it; None where that is too little.
+
+    Args:
+        name: as `Rate.card`.
+        memory: bytes of a GPU.
+        capability: CUDA's; None for a processor, where rates of training count alone, whose peak is in float32.
+    """
+    own = [rate for rate in newest(rates) if rate.card == name]
+    half = "fp32" if capability is None else "bf16" if capability >= BF16_FROM else "fp16"
+    trained = [rate.value * rate.settings["flops_per_token"] / TRAINED for rate in own if rate.kind == "sft"]
+    squares = [
+        rate.value / SQUARE
+        for rate in own
+        if rate.kind == "product" and rate.shape == "square" and rate.settings.get("dtype") == half
+    ]
+    if not (trained if capability is None else [*squares, *trained]):
+        return None
+    peak = squares[-1] if squares else max(trained)
+    copies = [rate.value / COPY for rate in own if rate.kind == "copy"]
+    bandwidth = copies[-1] if copies else peak / INTENSITY
+    bf16 = peak if half == "bf16" else None
+    return Card(name, memory, bf16, peak, None, bandwidth, capability or (0, 0), frozenset())
+
+
+def measured_on(rate: Rate, card: Card) -> bool:
+    """Whether a rate is of this kind of card, or of a device by its own name."""
+    return rate.card == card.name or card_named(rate.card) == card
+
+
 def sft_mfu(
     card: Card, parameters: int, length: int, rates: Sequence[Rate], *, adapters: bool = False
 ) -> tuple[float | None, str]:
@@ -128,14 +162,14 @@ def sft_mfu(
     like = [
         rate
         for rate in rates
-        if rate.kind == "sft" and card_named(rate.card) == card and rate.settings["adapters"] is adapters
+        if rate.kind == "sft" and measured_on(rate, card) and rate.settings["adapters"] is adapters
     ]
     if not like:
         return None, ""
     best = min(sorted(like, key=lambda rate: rate.date, reverse=True), key=distance)
     flops = best.value * best.settings["flops_per_token"] / SPEED[best.settings["recompute"]]
     what = f"{'LoRA' if adapters else 'SFT'} of {best.shape} at {best.tokens:,} tokens"
-    return flops / (card.bf16 or card.fp16), f"{what}, measured on a {card.name} by open-r1 bench on {best.date[:10]}"
+    return flops / (card.bf16 or card.fp16), f"{what}, measured on {card.name} by open-r1 bench on {best.date[:10]}"
 
 
 def _read(entry: Any) -> Rate | None:

@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from open_r1.errors import UserError
 from open_r1.files import read_json, write_json
@@ -69,7 +68,7 @@ def save_model(
             written.save_pretrained(folder, state_dict=weights, max_shard_size=max_shard_size)
             stored = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), base.dtype)
             _mend_config(folder, base, stored, tied, stop_token_ids[0])
-        generation.save_pretrained(folder)
+        generation.to_json_file(folder / "generation_config.json")  # `save_pretrained` would refuse it
     _let_others_read(folder)
     _save_tokenizer(tokenizer, folder, stop_token_ids[0])
 
@@ -77,15 +76,18 @@ def save_model(
 @contextmanager
 def _generation_of(
     base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_token_ids: Sequence[int]
-) -> Iterator[Any]:
-    """The model's generation settings with all tokens that stop it; inside, the model has them too."""
+) -> Iterator[GenerationConfig]:
+    """The model's own generation settings with all tokens that stop it; inside, the model has nothing but those.
+
+    Of what published files hold, such as min_p without do_sample, `transformers` warns when it reads it; to write it
+    with a model it refuses.
+    """
     kept = base.generation_config
-    generation = base.generation_config = copy.deepcopy(kept)
+    generation = copy.deepcopy(kept)
     generation.eos_token_id = list(stop_token_ids) if len(stop_token_ids) > 1 else stop_token_ids[0]
-    if generation.pad_token_id is None:
+    if generation.pad_token_id is None or generation.pad_token_id < 0:  # -1 of older files, which is no token
         generation.pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else stop_token_ids[0]
-    if not generation.do_sample:  # transformers refuses to save sampling values beside greedy decoding
-        generation.temperature = generation.top_p = generation.top_k = None
+    base.generation_config = GenerationConfig(eos_token_id=generation.eos_token_id)
     try:
         yield generation
     finally:

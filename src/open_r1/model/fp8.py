@@ -18,13 +18,22 @@ from open_r1.errors import UserError
 
 MULTIPLE = 16
 """Sizes that the chip's 8-bit products can take; tokens are padded to it."""
+FROM = (8, 9)
+"""Compute capability of the first chips with 8-bit floating-point products."""
+
+
+def chip_problem(capability: tuple[int, int]) -> str:
+    """Why a chip of this compute capability, (0, 0) without CUDA, has no 8-bit matrix products; "" where it has."""
+    if capability >= FROM:
+        return ""
+    this = f"this one's is {capability[0]}.{capability[1]}" if capability > (0, 0) else "and there is none here"
+    return f"fp8 needs a GPU of the Ada or Hopper generation or newer (compute capability 8.9), {this}; leave --fp8 out"
 
 
 def check_fp8(device: torch.device) -> None:
     """Raises UserError unless this chip and this environment have 8-bit matrix products."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        raise UserError(f"fp8 needs a GPU of the Ada or Hopper generation or newer, this is {name}; leave --fp8 out")
+    if problem := chip_problem(torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)):
+        raise UserError(problem)
     if importlib.util.find_spec("torchao") is None:
         raise UserError("fp8 needs torchao, which is not installed; run: pip install 'open-r1[quant]'")
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from open_r1.config import ModelConfig
 from open_r1.errors import UserError
 from open_r1.model.attention import NAME as PACKED_ATTENTION
 from open_r1.model.attention import can_replace_attention
+from open_r1.model.tokenizer_files import MISSING, has_vocabulary
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": "auto"}
 # Names of rival kernels: the rule in `attention.choose_kernel` covers what they stand for.
@@ -23,16 +28,20 @@ COVERED_ATTENTION = (
     "flex_attention",
     PACKED_ATTENTION,
 )
+CONFIG_READER = str(Path("transformers", "configuration_utils.py"))
 
 
 def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer of a hub id or a local folder.
 
     Raises:
-        UserError: if there is none, or it has no fast backend.
+        UserError: if there is none, it has no tokens but special ones, or no fast backend.
     """
     with explained(name, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    # Without a vocabulary transformers builds a blank one of the model's family, which turns every text into nothing.
+    if not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens) - set(tokenizer.get_added_vocab()):
+        raise UserError(f"{name}: its tokenizer has no tokens but special ones: {MISSING}")
     if not tokenizer.is_fast:
         raise UserError(f"{name}: its tokenizer has no fast (Rust) version, which this project needs")
     return tokenizer
@@ -76,7 +85,7 @@ def stored_dtype(name: str, revision: str | None = None, trust_remote_code: bool
     """The dtype in which a checkpoint says it is stored; float32 where it says nothing."""
     with explained(name, "config.json"):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    return getattr(config, "dtype", None) or torch.float32
+    return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
 
 class explained:  # noqa: N801 - reads as a phrase: with explained(...)
@@ -88,21 +97,36 @@ class explained:  # noqa: N801 - reads as a phrase: with explained(...)
     def __enter__(self) -> None:
         path = Path(self.name)
         looks_local = self.name.startswith((".", "/", "~")) or self.name.count("/") > 1
-        if looks_local and not path.expanduser().exists():
+        if looks_local and not os.path.exists(os.path.expanduser(self.name)):  # leaves ~NOBODY as it is
             raise UserError(f"{self.name}: no such folder; give a hub id or a folder that holds a checkpoint")
         if path.is_dir() and not any(path.glob("*.json")):
             raise UserError(
                 f"{self.name}: the folder holds no {self.what} (no JSON files); is the checkpoint complete?"
             )
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if kind is None or issubclass(kind, UserError) or not isinstance(error, (OSError, ValueError, KeyError)):
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or issubclass(kind, UserError):
             return
         reason = " ".join(str(error).split())[:300]
-        advice = (
-            "" if Path(self.name).exists() else "; is the name right, and the hub reachable (HF_ENDPOINT, HF_TOKEN)?"
-        )
+        if isinstance(error, (TypeError, AttributeError, RuntimeError, StrictDataclassError)):
+            if self.what == "config.json" or _passes(trace, CONFIG_READER):
+                said = "its config.json has a value that transformers does not take"
+                raise UserError(f"{self.name}: {said} [{reason}]") from error
+            return
+        if not isinstance(error, (OSError, ValueError, KeyError)):
+            return
+        path = Path(self.name)
+        if self.what == "tokenizer" and path.is_dir() and not has_vocabulary(path):
+            raise UserError(f"{self.name}: the tokenizer could not be loaded: {MISSING} [{reason}]") from None
+        advice = "" if path.exists() else "; is the name right, and the hub reachable (HF_ENDPOINT, HF_TOKEN)?"
         raise UserError(f"{self.name}: the {self.what} could not be loaded{advice} [{reason}]") from error
+
+
+def _passes(trace: TracebackType | None, file: str) -> bool:
+    """Whether a trace goes through a file, given by the end of its path."""
+    return any(frame.f_code.co_filename.endswith(os.sep + file) for frame, _ in traceback.walk_tb(trace))
 
 
 def load_frozen(config: ModelConfig, device: torch.device) -> PreTrainedModel:

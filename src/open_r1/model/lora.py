@@ -27,28 +27,20 @@ def _compute_dtype(config: SFTConfig | GRPOConfig) -> str:
     return "bfloat16" if config.bf16 else "float16" if config.fp16 else "float32"
 
 
-def quantization_arguments(config: SFTConfig | GRPOConfig, kind: str = "single") -> dict[str, Any]:
+def quantization_arguments(config: SFTConfig | GRPOConfig) -> dict[str, Any]:
     """Keyword arguments for `load_model` that quantise the base weights; {} when not asked.
 
     4 bits are NF4 with double quantisation (Dettmers et al. 2023), 8 bits LLM.int8() (Dettmers et al. 2022).
     Embeddings, norms and head stay as `weights_dtype` says.
 
-    Args:
-        kind: `Runtime.kind`.
-
     Raises:
-        UserError: without bitsandbytes, or where the launcher shards weights.
+        UserError: without bitsandbytes.
     """
     name = "load_in_4bit" if config.load_in_4bit else "load_in_8bit"
     if not getattr(config, name):
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(f"{name} needs bitsandbytes, which is not installed; run: pip install 'open-r1[quant]'")
-    if kind not in ("single", "ddp"):
-        raise UserError(
-            f"{name} and {kind} do not go together: quantised weights cannot be sharded; launch with "
-            f"recipes/accelerate_configs/ddp.yaml, or leave {name} out"
-        )
     from transformers import BitsAndBytesConfig
 
     if config.load_in_8bit:

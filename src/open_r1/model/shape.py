@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from open_r1.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
@@ -37,10 +39,19 @@ class ModelShape:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, trust_remote_code: bool = False) -> ModelShape:
-        """Reads a `transformers` configuration; the model is built without memory to count its parameters."""
+        """Reads a `transformers` configuration; the model is built without memory to count its parameters.
+
+        Raises:
+            UserError: a model without attention, such as a state space model.
+        """
+        text = config.get_text_config()
+        if not hasattr(text, "num_attention_heads"):
+            name = getattr(config, "name_or_path", "") or "the model"
+            raise UserError(
+                f"{name}: a model of the type {config.model_type} has no attention heads: its memory cannot be planned"
+            )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-        text = config.get_text_config()
         head_size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
         edges: dict[str, int] = {}

@@ -18,7 +18,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_r1.errors import UserError
-from open_r1.model.merge import PAIRS, added
+from open_r1.model.merge import Adapter, adapters_on, added, plain_name
 
 QUANTISED = ("Params4bit", "Int8Params")  # of bitsandbytes, which need not be installed
 
@@ -55,11 +55,11 @@ def stored_weights(model: nn.Module) -> Iterator[list[StoredWeight]]:
     held = causal_lm.state_dict(keep_vars=True)
     proper = {name for name, _ in causal_lm.named_parameters(remove_duplicate=False)}
     proper |= {name for name, _ in causal_lm.named_buffers(remove_duplicate=False)}
-    adapted = _adapters(causal_lm, held)
+    adapted = adapters_on(causal_lm, held)
     weights: dict[str, StoredWeight] = {}
     for name, tensor in held.items():
         if name in proper and ".lora_" not in name:  # beside 4-bit weights lie their scales, under names of their own
-            stored = name.replace(".base_layer.", ".")
+            stored = plain_name(name)
             path = name.rpartition(".")[0]
             adapters = adapted.get(stored, [])
             if type(tensor).__name__ in QUANTISED:
@@ -81,41 +81,15 @@ def as_stored(causal_lm: PreTrainedModel, weights: dict[str, Tensor]) -> dict[st
     return revert_weight_conversion(causal_lm, weights)
 
 
-@dataclass(frozen=True)
-class _Adapter:
-    """B · A with what is between them and the weight: see `open_r1.model.merge.added`."""
-
-    a: Tensor
-    b: Tensor
-    scale: float
-    kind: str
-    transposed: bool
-
-
-def _adapters(causal_lm: PreTrainedModel, held: dict[str, Tensor]) -> dict[str, list[_Adapter]]:
-    """The adapters on each weight, by its stored name."""
-    found: dict[str, list[_Adapter]] = {}
-    for name in (name for name in held if ".lora_" in name):
-        path, kind, adapter = name.removesuffix(".weight").rsplit(".", 2)
-        if kind not in (*PAIRS, *PAIRS.values()):
-            raise UserError(f"{name} is no plain LoRA, which alone can be added into the weights that an engine needs")
-        if kind in PAIRS:
-            layer = causal_lm.get_submodule(path)
-            b = held[name.replace(f".{kind}.", f".{PAIRS[kind]}.")]
-            pair = _Adapter(held[name], b, layer.scaling[adapter], kind, layer.fan_in_fan_out)
-            found.setdefault(f"{path}.weight", []).append(pair)
-    return found
-
-
-def _sources(adapters: Sequence[_Adapter]) -> tuple[Tensor, ...]:
+def _sources(adapters: Sequence[Adapter]) -> tuple[Tensor, ...]:
     return tuple(tensor for adapter in adapters for tensor in (adapter.a, adapter.b))
 
 
-def _merge(base: Callable[[], Tensor] | None, adapters: Sequence[_Adapter], sources: Sequence[Tensor]) -> Tensor:
+def _merge(base: Callable[[], Tensor] | None, adapters: Sequence[Adapter], sources: Sequence[Tensor]) -> Tensor:
     """The weight with its adapters; ``sources`` are (A, B) of each, after the weight itself where ``base`` is None."""
     weight, pairs = (sources[0], sources[1:]) if base is None else (base(), sources)
     for adapter, a, b in zip(adapters, pairs[::2], pairs[1::2], strict=True):
-        weight = added(weight, a, b, adapter.scale, adapter.kind, adapter.transposed)
+        weight = added(weight, adapter, a, b)
     return weight
 
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from open_r1.config import GRPOConfig
 from open_r1.generation.colocated_memory import cache_bytes_per_token
-from open_r1.machine.cards import Card, card_named
-from open_r1.machine.rates import Rate
+from open_r1.machine.cards import Card
+from open_r1.machine.rates import Rate, measured_on
+from open_r1.model.published import SHAPES
 from open_r1.model.shape import ModelShape
 from open_r1.training.pack_budget import longest_sequence
 from open_r1.training.rollout_engine import MOST_SEQUENCES
@@ -64,20 +65,28 @@ def step_seconds(
 def measured_factor(engine: str, parameters: float, card: Card, rates: Sequence[Rate]) -> float:
     """How much longer drawing took than `step_seconds` says, of the measured model whose size is nearest; 1 without."""
 
-    def size(rate: Rate) -> float:
-        return 1e9 * float(re.match(r"[\d.]+", rate.shape)[0])
-
     like = [
         rate
         for rate in rates
         if rate.kind == "engine"
         and rate.settings.get("engine") == engine
         and rate.settings.get("sequences")
-        and card_named(rate.card) == card
-        and re.fullmatch(r"[\d.]+B", rate.shape)
+        and measured_on(rate, card)
+        and drawn_parameters(rate.shape)
     ]
     if not like:
         return 1.0
-    nearest = min(like, key=lambda rate: abs(math.log(size(rate) / parameters)))
-    sequences = nearest.settings["sequences"]
-    return sequences / nearest.value / step_seconds(size(nearest), sequences, card, 2)
+    nearest = min(like, key=lambda rate: abs(math.log(drawn_parameters(rate.shape) / parameters)))
+    sequences, width = nearest.settings["sequences"], 4 if nearest.settings.get("dtype") == "float32" else 2
+    return sequences / nearest.value / step_seconds(drawn_parameters(nearest.shape), sequences, card, width)
+
+
+def drawn_parameters(shape: str) -> float:
+    """Of a model by the name of its shape, ``1.5B`` or one of `SHAPES`; 0 where that does not tell."""
+    if re.fullmatch(r"[\d.]+B", shape):
+        return 1e9 * float(shape[:-1])
+    if shape not in SHAPES:
+        return 0.0
+    known = SHAPES[shape]
+    products = known.layers * sum(inputs * outputs for inputs, outputs in known.products)
+    return products + known.vocabulary * known.hidden * (1 if known.tied else 2)

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from open_r1.config import GRPOConfig, SFTConfig
+from open_r1.machine.cards import find_card
 from open_r1.machine.rates import SPEED, Rate, sft_mfu
 from open_r1.model.memory import Workload
 from open_r1.planning.drawing import drawing_seconds
 from open_r1.planning.memory import StepMemory
+from open_r1.planning.refusals import computes_in_bf16
 from open_r1.planning.situation import Data, Machine, Model
 from open_r1.training.pack_budget import longest_sequence
 
@@ -26,7 +28,7 @@ SHARE_OF_PEAK = ((896, 0.463), (1536, 0.544), (3584, 0.615))
 ADAPTERS, QUANTISED = 0.79, 0.63
 """The same under adapters, and over quantised weights: lora-7b and qlora-7b of docs/memory.md beside full weights."""
 FLOAT32 = 1 / 8
-"""Of the bf16 peak that products in float32 reach, roughly."""
+"""Of the bf16 peak (fp16 before Ampere) that products in float32 reach, and in bf16 where it is emulated, roughly."""
 SCALING = {"none": 1.0, "ddp": 0.94, "fsdp": 0.78, "zero2": 0.90, "zero3": 0.70}
 """Of several GPUs, measured on two (docs/distributed.md); that of zero3 is a guess."""
 HALF_SPEED = 700
@@ -37,6 +39,8 @@ HOST_LINK = 20e9
 """Bytes/s from and to the host's memory, for an optimizer that keeps its state there."""
 POLICY = 0.95
 """GRPO's training beside SFT's: its loss has more parts (489k tokens in 3.3 s at 0.5B)."""
+USUAL_CARD = "A100-80"
+"""By which settings are compared on a card that nothing is known of."""
 ESTIMATE = "an estimate by an H200's share of the peak; open-r1 bench measures this card"
 
 
@@ -78,8 +82,12 @@ def relative_speed(settings: SFTConfig | GRPOConfig, model: Model, machine: Mach
     speed = SPEED[memory.recompute] * SCALING[machine.launcher if machine.gpus > 1 else "none"]
     if settings.use_peft:
         speed *= QUANTISED if settings.load_in_4bit or settings.load_in_8bit else ADAPTERS
-    if not (settings.bf16 or settings.fp16) and machine.work(settings, model, 1).compute_dtype.itemsize == 4:
+    emulated = machine.card is not None and machine.card.bf16 is None and computes_in_bf16(settings)
+    float32 = machine.memory is not None and machine.work(settings, model, 1).compute_dtype.itemsize == 4
+    if emulated or float32:
         speed *= FLOAT32
+    if machine.memory is None:  # a processor: small micro-batches are no slower
+        return speed
     tokens = min(memory.tokens, ENOUGH)
     return speed * tokens / (tokens + HALF_SPEED)
 
@@ -92,22 +100,20 @@ def step_duration(
     data: Data,
     rates: Sequence[Rate] = (),
 ) -> Duration | None:
-    """Of one optimizer step; None where nothing is known of the machine.
+    """Of one optimizer step; None where nothing is known of the machine: of a processor, where training in float32 was
+    not measured on it, or this is not in float32.
 
     Args:
         rates: that were measured, on whatever card.
     """
-    if machine.card is None or machine.memory is None:
-        return None
     work = machine.work(settings, model, memory.tokens)
+    if machine.card is None or (machine.memory is None and work.compute_dtype.itemsize != 4):
+        return None
     grpo = isinstance(settings, GRPOConfig)
     longest = longest_sequence(settings) if grpo else settings.max_length
-    adapters = settings.use_peft
-    share, source = sft_mfu(machine.card, model.shape.parameters, longest, rates, adapters=adapters)
-    if share is not None:
-        share /= ADAPTERS if adapters else 1.0
-    else:
-        share, source = share_of_peak(model.shape.hidden), ESTIMATE
+    share, source = _share_of_card(model, machine, longest, rates, adapters=settings.use_peft)
+    if share is None:
+        return None
     flops = flops_per_token(model, work, longest / 2 if grpo else data.attended(longest))
     peak = machine.card.bf16 or machine.card.fp16
     rate = share * peak * relative_speed(settings, model, machine, memory) * (POLICY if grpo else 1.0) / flops
@@ -117,7 +123,14 @@ def step_duration(
     drawing = 0.0
     if grpo:
         drawing = drawing_seconds(settings, model.shape, machine.card, work.compute_dtype.itemsize, rates)
+        drawing /= settings.num_iterations  # steps that the same rollouts are good for
     return Duration(training, drawing, tokens / training, source)
+
+
+def seconds_of_step(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, memory: StepMemory) -> float:
+    """By which settings are compared on one GPU: as `step_duration`, by the share of the peak alone."""
+    known = machine if machine.card is not None else replace(machine, card=find_card(USUAL_CARD))
+    return step_duration(settings, model, known, memory, Data()).step
 
 
 def step_tokens(settings: SFTConfig | GRPOConfig, machine: Machine) -> int:
@@ -133,6 +146,23 @@ def repeated_prompts(settings: GRPOConfig) -> int:
     if settings.share_prompts is False:
         return 0
     return settings.prompts_per_step * (settings.num_generations - 1) * (settings.max_prompt_length or 0)
+
+
+def _share_of_card(
+    model: Model, machine: Machine, length: int, rates: Sequence[Rate], *, adapters: bool
+) -> tuple[float | None, str]:
+    """The share of the peak that training all weights reaches, and where that is known from; (None, "") of a processor
+    on which no training was measured.
+    """
+    measured = {}
+    for way in (False, True):
+        measured[way] = sft_mfu(machine.card, model.shape.parameters, length, rates, adapters=way)
+    share, source = measured[adapters]
+    if share is not None:
+        return share / (ADAPTERS if adapters else 1.0), source
+    if machine.memory is None:
+        return measured[False]
+    return share_of_peak(model.shape.hidden), ESTIMATE
 
 
 def share_of_peak(hidden: int) -> float:

@@ -9,14 +9,16 @@ from rich.console import Console
 
 from open_r1.config import GRPOConfig, SFTConfig, solve_batch
 from open_r1.errors import UserError
+from open_r1.model.layers import LEVELS
 from open_r1.model.memory import device_memory
 from open_r1.parallel.runtime import Runtime
-from open_r1.planning.levers import ACCUMULATION, BATCH, Option
+from open_r1.planning.levers import ACCUMULATION, BATCH
 from open_r1.planning.memory import StepMemory, step_memory
+from open_r1.planning.options import Option, spelt
 from open_r1.planning.plan import changes
 from open_r1.planning.reading import machine_of_run, read_model
 from open_r1.planning.situation import Machine, Model
-from open_r1.planning.storage import check_output_disk
+from open_r1.planning.storage import check_disks
 
 Config = TypeVar("Config", SFTConfig, GRPOConfig)
 GB = 1e9
@@ -50,10 +52,10 @@ def plan_first(config: Config, runtime: Runtime) -> Config:
     return adjusted
 
 
-def disk_problem(config: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> str:
-    """What the folder's disk lacks, and what to do; "" where the run's files fit."""
+def disk_problem(config: SFTConfig | GRPOConfig, model: Model, machine: Machine, steps: int | None = None) -> str:
+    """What the disks lack for a run of so many steps, and what to do; "" where its files fit."""
     try:
-        check_output_disk(config, model, machine)
+        check_disks(config, model, machine, steps)
     except UserError as error:
         return str(error)
     return ""
@@ -87,23 +89,30 @@ def over(memory: StepMemory, found: list[Option]) -> str:
     there = f"this run does not fit: {why}"
     if not found:
         return f"{there}; no other setting would make it fit: take a larger GPU, more of them, or a smaller model"
-    best = found[0]
-    launch = f", launched with {best.machine.launcher}.yaml" if best.flags == "" or "launcher" in best.families else ""
-    return (
-        f"{there}; the cheapest change is {best.flags}{launch} ({best.memory.peak / GB:.1f} GB; {'; '.join(best.says)})"
-    )
+    said = f"{there}; the cheapest change is {proposal(found[0])}"
+    # A person who trains all weights may rather wait than train adapters.
+    milder = next((option for option in found[1:] if option.weight < found[0].weight), None)
+    return said if milder is None else f"{said}; less is changed by {proposal(milder)}"
+
+
+def proposal(option: Option) -> str:
+    """What to set, what it takes, and what it means."""
+    launch = f", launched with {option.machine.launcher}.yaml" if "launcher" in option.families else ""
+    return f"{option.flags}{launch} ({option.memory.peak / GB:.1f} GB; {'; '.join(option.says)}; {option.pace})"
 
 
 def says(memory: StepMemory, option: Option) -> str:
     """What is changed without another result, in one line."""
-    if BATCH in option.changes:
-        what = (
+    changed, parts = dict(option.changes), []
+    if changed.pop(BATCH, None):
+        parts.append(
             f"micro-batches of {memory.tokens:,} tokens become {option.memory.tokens:,}, "
-            f"{option.changes[ACCUMULATION]} of them in a step, whose batch stays the same"
+            f"{changed.pop(ACCUMULATION)} of them in a step, whose batch stays the same"
         )
-    else:
-        what = f"gradient_checkpointing {option.memory.recompute}"
-    return f"{what}: {option.memory.peak / GB:.1f} GB at the peak instead of {memory.peak / GB:.1f}"
+    if LEVELS.index(option.memory.recompute) <= LEVELS.index(memory.recompute):
+        changed.pop("gradient_checkpointing", None)
+    parts += [f"{name} {spelt(value)}" for name, value in changed.items()]
+    return f"{', and '.join(parts)}: {option.memory.peak / GB:.1f} GB at the peak instead of {memory.peak / GB:.1f}"
 
 
 def _own(config: SFTConfig | GRPOConfig, option: Option) -> set[str]:

@@ -10,8 +10,9 @@ from open_r1.config import GRPOConfig, SFTConfig, solve_batch
 from open_r1.data.packing import plan as plan_packs
 from open_r1.machine.rates import Rate
 from open_r1.planning.duration import Duration, step_duration, step_tokens
-from open_r1.planning.levers import Option, choose, options
 from open_r1.planning.memory import StepMemory, step_memory
+from open_r1.planning.options import Option, choose, options
+from open_r1.planning.refusals import on_machine, refusal, slow_type
 from open_r1.planning.situation import Data, Machine, Model
 from open_r1.planning.storage import Storage, storage
 
@@ -30,7 +31,7 @@ class Plan:
             cheapest first; each of the others changes something else than it.
         steps: optimizer steps; None where the data's size is not known.
         tokens: that are trained on; of GRPO, at most.
-        duration: of a step.
+        duration: of a step; None where nothing is known of the machine, or the run would be refused.
         storage: on disks.
         price: of all GPUs for an hour.
     """
@@ -49,7 +50,18 @@ class Plan:
 
     @property
     def fits(self) -> bool:
-        return self.memory.verdict == "fits"
+        """Whether a run would begin, and find the memory it needs; its disks are in ``storage``."""
+        return self.memory.verdict == "fits" and not self.problem
+
+    @property
+    def problem(self) -> str:
+        """Why a run would be refused, whatever memory there is; "" where it would not."""
+        return refusal(self.settings, *on_machine(self.machine))
+
+    @property
+    def slow(self) -> str:
+        """That the chip emulates the type that is computed in; "" where it does not."""
+        return slow_type(self.settings, on_machine(self.machine)[1])
 
     @property
     def adjusted(self) -> Option | None:
@@ -86,7 +98,8 @@ def plan_run(
     if isinstance(settings, GRPOConfig):
         settings = solve_batch(settings, machine.gpus)
     memory = step_memory(settings, model, machine)
-    found = tuple(changes(settings, model, machine, memory))
+    refused = refusal(settings, *on_machine(machine))
+    found = () if refused else tuple(changes(settings, model, machine, memory))
     # How long it takes is told of what would run.
     option = found[0] if found and found[0].differs else None
     ran, how, held = (option.settings, option.machine, option.memory) if option else (settings, machine, memory)
@@ -100,7 +113,7 @@ def plan_run(
         found,
         steps,
         tokens,
-        step_duration(ran, model, how, held, data, rates),
+        None if refused else step_duration(ran, model, how, held, data, rates),
         storage(ran, model, how, data, steps),
         None if price is None else price * machine.gpus,
     )
@@ -112,7 +125,8 @@ def changes(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, me
     if memory.verdict == "fits" and chosen:
         return []
     if same := options(settings, model, machine, same_result=True):
-        return same[:1] if same[0].differs else []
+        saves = memory.verdict != "fits" or same[0].memory.recompute != memory.recompute
+        return same[:1] if saves and same[0].differs else []
     others = choose(options(settings, model, machine))
     tight = options(settings, model, machine, same_result=True, verdicts=("tight",))
     return [*tight[:1], *others] if tight else others
@@ -124,7 +138,8 @@ def _length(settings: SFTConfig | GRPOConfig, machine: Machine, data: Data) -> t
     if isinstance(settings, GRPOConfig):
         steps = settings.max_steps if settings.max_steps > 0 else None
         if steps is None and data.rows is not None:
-            steps = math.ceil(data.rows * settings.num_train_epochs / settings.prompts_per_step)
+            epoch = data.rows * settings.num_iterations / settings.prompts_per_step
+            steps = math.ceil(settings.num_train_epochs * epoch)
         return steps, None if steps is None else steps * a_step
     packs_a_step = a_step // settings.max_length
     if settings.max_steps > 0:

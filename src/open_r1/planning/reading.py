@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from open_r1.data.sources import is_path, load_rows
 from open_r1.data.tokens import sample_lengths
 from open_r1.errors import UserError
 from open_r1.machine.cards import card_named, find_card
+from open_r1.machine.limits import processor
+from open_r1.machine.rates import Rate, measured_card
 from open_r1.model.load import explained
 from open_r1.model.memory import device_memory
 from open_r1.model.shape import ModelShape
@@ -31,7 +34,7 @@ def read_model(config: ModelConfig) -> Model:
     """The model's configuration, by far the smallest of its files; no weights.
 
     Raises:
-        UserError: there is no such model, or the hub cannot be reached.
+        UserError: there is no such model, its configuration cannot be, or the hub cannot be reached.
     """
     name = config.model_name_or_path
     with explained(name, "config.json"):
@@ -52,17 +55,20 @@ def _has_weights(name: str, revision: str) -> bool:
     )
 
 
-def read_machine(config: PlanSFTConfig | PlanGRPOConfig) -> Machine:
+def read_machine(config: PlanSFTConfig | PlanGRPOConfig, rates: Sequence[Rate] = ()) -> Machine:
     """The machine that is asked about, or this one.
+
+    Args:
+        rates: of ``open-r1 bench``, by which a device is known that is not in the table.
 
     Raises:
         UserError: an unknown card, or an unreadable file of ``accelerate launch``.
     """
     launched, processes = _launch(config.accelerate_config)
     if config.gpu is None:
-        found = _here()
+        found = _here(rates)
     elif config.gpu.lower() == "cpu":
-        found = Machine(name="CPU", memory=None)
+        found = _processor(rates)
     else:
         found = Machine.of_card(find_card(config.gpu))
     visible = torch.cuda.device_count() if config.gpu is None else 1
@@ -83,18 +89,31 @@ def machine_of_run(runtime: Runtime, memory: float) -> Machine:
     Args:
         memory: bytes that the process with the least can have.
     """
-    kind = "zero2" if runtime.kind == "deepspeed" and runtime.whole_weights else runtime.kind
-    launcher = {"single": "none", "deepspeed": "zero3"}.get(kind, kind)
-    name = torch.cuda.get_device_name(runtime.device)
+    name, launcher = torch.cuda.get_device_name(runtime.device), launcher_of(runtime)
     return Machine(name=name, memory=memory, card=card_named(name), gpus=runtime.world_size, launcher=launcher)
 
 
-def _here() -> Machine:
+def launcher_of(runtime: Runtime) -> str:
+    """One of `open_r1.planning.situation.LAUNCHERS`, as the run was launched."""
+    if runtime.kind == "deepspeed":
+        return "zero2" if runtime.whole_weights else "zero3"
+    return "none" if runtime.kind == "single" else runtime.kind
+
+
+def _here(rates: Sequence[Rate]) -> Machine:
     if not torch.cuda.is_available():
-        return Machine(name="CPU", memory=None)
+        return _processor(rates)
     name = torch.cuda.get_device_name()
     card = card_named(name)
+    if card is None:
+        total = torch.cuda.get_device_properties().total_memory
+        card = measured_card(name, total, torch.cuda.get_device_capability(), rates)
     return Machine(name=card.name if card else name, memory=device_memory(torch.device("cuda")), card=card)
+
+
+def _processor(rates: Sequence[Rate]) -> Machine:
+    """This machine's: there is no other that ``cpu`` could name."""
+    return Machine(name="CPU", memory=None, card=measured_card(processor(), 0.0, None, rates))
 
 
 def _launch(path: str | None) -> tuple[str | None, int | None]:

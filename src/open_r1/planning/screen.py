@@ -13,8 +13,8 @@ from open_r1.config import GRPOConfig
 from open_r1.generation.colocated_memory import ASLEEP
 from open_r1.machine.disks import size_text
 from open_r1.planning.duration import step_tokens
-from open_r1.planning.levers import Option
 from open_r1.planning.memory import StepMemory
+from open_r1.planning.options import Option
 from open_r1.planning.plan import Plan
 from open_r1.planning.situation import CONTEXT
 from open_r1.report.tables import number
@@ -107,15 +107,17 @@ def _parts(memories: list[StepMemory]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _outcome(plan: Plan) -> Iterator[RenderableType]:
-    verdict = plan.memory.verdict
-    if plan.machine.memory is None:
+    verdict, changed = plan.memory.verdict, [option for option in plan.found if option.differs]
+    if plan.problem:
+        yield _said("✗", "red", f"would be refused: {plan.problem}")
+    elif plan.machine.memory is None:
         yield _said("•", "dim", "planned for a CPU: nothing is compared with its memory")
     elif verdict == "fits" and not plan.adjusted:
-        yield _said("✓", "green", "fits")
+        yield _said("✓", "green", "fits" if plan.storage.fits else "fits into memory")
     elif verdict == "fits":
         yield _said("✓", "green", "fits; the run takes smaller micro-batches by itself, for less recomputation:")
     elif verdict == "tight":
-        yield _said("!", "yellow", "fits without room for fragments; better:" if plan.found else "fits, barely")
+        yield _said("!", "yellow", "fits without room for fragments; better:" if changed else "fits, barely")
     elif plan.adjusted:
         yield _said("!", "yellow", "does not fit as asked; the run changes this by itself, with the same result:")
     else:
@@ -123,21 +125,20 @@ def _outcome(plan: Plan) -> Iterator[RenderableType]:
         yield _said("✗", "red", f"does not fit: {why}" if why else "does not fit")
         if not plan.found:
             yield Text("  No change of its settings makes it fit: take a larger GPU, more of them, or a smaller model.")
-    for place, option in enumerate(plan.found):
-        if option.differs:
-            yield from _option(plan, option, place)
-    if any(option.differs for option in plan.found):
+    for place, option in enumerate(changed):
+        yield from _option(plan, option, place)
+    if changed:
         yield ""
+    if plan.slow:
+        yield _said("!", "yellow", plan.slow)
+    if not plan.storage.fits:
+        yield _said("!", "yellow", "not enough room on the disk, see below")
 
 
 def _option(plan: Plan, option: Option, place: int) -> Iterator[Text]:
     named = "or" if place else "changed to" if option.same_result else "the cheapest change"
-    if option.slowdown < -0.05:
-        pace = f"{1 / (1 + option.slowdown):.1f} × as fast"
-    else:
-        pace = f"{option.slowdown:.0%} slower" if option.slowdown >= 0.02 else "as fast"
     barely = ", barely" if option.memory.verdict == "tight" else ""
-    yield Text(f"\n  {named}: {option.memory.peak / GB:.1f} GB{barely}, {pace}", style="bold")
+    yield Text(f"\n  {named}: {option.memory.peak / GB:.1f} GB{barely}, {option.pace}", style="bold")
     yield from (Text(f"    {says}", style="dim") for says in option.says)
     lines = _folded(option.flags) if option.flags else []
     if "launcher" in option.families:
@@ -165,8 +166,10 @@ def _cost(plan: Plan) -> Iterator[tuple[str, str]]:
     else:
         most = "at most " if isinstance(plan.settings, GRPOConfig) else ""
         yield f"steps{changed}", f"{plan.steps:,}, {most}{_short(plan.tokens)} tokens"
-    if plan.duration is None:
-        yield "time", "unknown: no rate is known of this machine"
+    if plan.problem:
+        yield "time", "none: it would not begin"
+    elif plan.duration is None:
+        yield "time", "unknown: no rate is known of this machine; where it is this one, open-r1 bench measures it"
     else:
         yield "time", _time(plan)
         yield "", plan.duration.source
@@ -184,11 +187,13 @@ def _time(plan: Plan) -> str:
 
 def _storage(plan: Plan) -> Iterator[tuple[str, str]]:
     storage = plan.storage
-    kept = "number unknown" if storage.kept is None else f"{storage.kept} kept"
+    kept = "number unknown, one is counted" if storage.kept is None else f"{storage.kept} kept"
     saved = f"{size_text(storage.checkpoint)} a checkpoint ({kept})" if storage.kept != 0 else "no checkpoints"
     yield "disk", f"{saved}, final model {size_text(storage.final)}"
     for space in storage.disks:
         yield "", f"{space!s}{'' if space.fits else '  NOT ENOUGH'}"
+        if not space.fits:
+            yield "", f"→ {storage.remedy}"
     if storage.download:
         yield "download", f"{size_text(storage.download)} of weights from the hub"
 
@@ -205,6 +210,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "launcher": plan.machine.launcher,
         },
         "fits": plan.fits,
+        "problem": plan.problem,
+        "slow": plan.slow,
         "memory": _memory_json(plan.memory),
         "changes": [_option_json(option) for option in plan.found if option.differs],
         "rows": plan.data.rows,
@@ -221,6 +228,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
             "final_model": plan.storage.final,
             "token_cache": plan.storage.tokens,
             "download": plan.storage.download,
+            "fits": plan.storage.fits,
+            "remedy": plan.storage.remedy,
             "mounts": [
                 {"mount": str(space.disk.mount), "need": space.need, "free": space.disk.free, "fits": space.fits}
                 for space in plan.storage.disks

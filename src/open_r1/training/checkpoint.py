@@ -78,6 +78,11 @@ class Checkpoints:
         """The newest checkpoint of this run that this process has written, or has gone on from."""
         return self._latest[1] if self._latest else None
 
+    @property
+    def what_is_left(self) -> str:
+        """For a checkpoint that could not be written: what a run can go on from instead."""
+        return "the last whole one stays" if self._latest else "there is no earlier one"
+
     def save(self, state: TrainingState, module: nn.Module, optimizer: Optimizer) -> Path | None:
         """Writes ``checkpoint-{state.step}`` and returns its path; collective.
 
@@ -105,7 +110,7 @@ class Checkpoints:
                 shutil.rmtree(temporary, ignore_errors=True)
                 if not is_of_the_disk(error):
                     raise
-                console.print(f"[red]checkpoint {state.step} was not saved[/]: {error}; the last whole one stays")
+                console.print(f"[red]checkpoint {state.step} was not saved[/]: {error}; {self.what_is_left}")
             if saved:
                 self._rotate(state.step)
         if not self._from_main(lambda: saved):

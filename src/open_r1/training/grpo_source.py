@@ -82,6 +82,11 @@ class Draft:
         self._work.wait()
 
 
+def steps_of(epochs: float, steps_per_epoch: float) -> int:
+    """Steps in which every prompt is drawn ``epochs`` times, if none is drawn in another's place."""
+    return max(1, math.ceil(epochs * steps_per_epoch - 1e-6))
+
+
 class _Left(Event):
     """Stands for a `StopSignal` in the thread that draws: whoever sets it no longer wants what is drawn."""
 
@@ -149,8 +154,8 @@ class GRPOSource:
         self.fingerprint = self._fingerprint(groups_a_step)
 
     def steps(self, epochs: float) -> int:
-        """Steps in which every prompt is drawn ``epochs`` times, if none is drawn in another's place."""
-        return max(1, math.ceil(epochs * self.steps_per_epoch - 1e-6))
+        """As `steps_of`."""
+        return steps_of(epochs, self.steps_per_epoch)
 
     def batch(self, step: int, stop: StopSignal) -> StepBatch:
         """The rollouts in hand where they are still good for ``step``, else new ones."""

@@ -145,7 +145,7 @@ class Trainer:
                 self._agreed.number = signal.signal_number
                 self._read(log, progress, StopSignal(), keep=0)
                 path = self._save(step)
-                saved = f"saved to {path}" if path else "not saved, an earlier checkpoint stays"
+                saved = f"saved to {path}" if path else f"not saved, {self.checkpoints.what_is_left}"
                 raise StopRequested(
                     f"stopped by {signal} after step {step} of {self.total_steps}; {saved}; "
                     "the same command with --resume_from_checkpoint true continues",
@@ -271,9 +271,13 @@ class Trainer:
     def _summary(self, steps: int) -> dict[str, float]:
         finite = [loss for loss in self._losses if math.isfinite(loss)]
         return {
-            "train_loss": sum(finite) / len(finite) if finite else float("nan"),
+            **({"train_loss": sum(finite) / len(finite)} if finite else {}),
             "train_steps": float(steps),
             "skipped_steps": float(self.guard.skipped),
-            **{label: self._latest[name] for name, label in LAST_REWARDS.items() if name in self._latest},
+            **{
+                label: self._latest[name]
+                for name, label in LAST_REWARDS.items()
+                if math.isfinite(self._latest.get(name, math.nan))
+            },
             **self.meter.overall(steps),
         }

@@ -9,7 +9,6 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from open_r1.config import TrainingConfig
-from open_r1.errors import UserError
 from open_r1.training.low_memory_adamw import LowMemoryAdamW
 
 # By name: bits of a moment, and whether the state lies in the host's memory.
@@ -22,17 +21,11 @@ LOW_MEMORY = {
 }
 
 
-def build_optimizer(model: nn.Module, config: TrainingConfig, kind: str = "single") -> Optimizer:
+def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
     """AdamW over the parameters that train; vectors (biases, norm gains) are not decayed.
 
     Moments of embeddings stay in 32 bits, as the 8-bit paper and `transformers` have it: rows of rare tokens get their
     gradient seldom, and then a large one.
-
-    Args:
-        kind: `Runtime.kind`; an optimizer with a small state holds whole parameters, not shards.
-
-    Raises:
-        UserError: for an optimizer with a small state where the launcher shards parameters or optimizer.
     """
     groups = parameter_groups(model, config.weight_decay)
     rates = {"lr": config.learning_rate, "betas": (config.adam_beta1, config.adam_beta2), "eps": config.adam_epsilon}
@@ -40,11 +33,6 @@ def build_optimizer(model: nn.Module, config: TrainingConfig, kind: str = "singl
         for group in groups:
             group.pop("moment_bits", None)
         return AdamW(groups, fused=torch.cuda.is_available(), **rates)
-    if kind not in ("single", "ddp"):
-        raise UserError(
-            f"optim {config.optim} holds whole parameters, and the launcher shards them ({kind}): set --optim "
-            "adamw_torch, whose state is spread over the GPUs, or launch with recipes/accelerate_configs/ddp.yaml"
-        )
     moment_bits, offload = LOW_MEMORY[config.optim]
     compiled = torch.cuda.is_available() and config.torch_compile is not False
     return LowMemoryAdamW(groups, moment_bits=moment_bits, offload=offload, compiled=compiled, **rates)

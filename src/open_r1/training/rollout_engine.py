@@ -30,15 +30,10 @@ SERVER_LOG = "server.log"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def check_engine(config: GRPOConfig, runtime: Runtime) -> None:
-    """Raises UserError for an engine that this machine or this launcher cannot have, before anything is prepared."""
+def check_engine(config: GRPOConfig) -> None:
+    """Raises UserError for an engine that this machine cannot have, before anything is prepared."""
     if config.use_vllm and config.vllm_mode == "colocate":
         check_machine("use_vllm")
-    if not config.use_vllm and not runtime.whole_weights:
-        raise UserError(
-            "transformers draws completions from whole weights, and this launcher leaves each process a part of them: "
-            "set --use_vllm, or launch with recipes/accelerate_configs/ddp.yaml or zero2.yaml"
-        )
 
 
 def build_engine(

@@ -6,12 +6,14 @@ import logging
 import re
 import shutil
 import signal
+import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import transformers
 from rich.console import Console
+from rich.markup import escape
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,14 +23,14 @@ from open_r1.data.chat import ChatFormat, stop_ids
 from open_r1.errors import StopRequested, UserError
 from open_r1.files import write_json
 from open_r1.model.export import move_into, save_model
-from open_r1.model.fp8 import check_fp8, multiply_in_fp8
+from open_r1.model.fp8 import multiply_in_fp8
 from open_r1.model.load import load_model, load_tokenizer, stored_dtype
 from open_r1.model.lora import add_adapters, quantization_arguments, weights_dtype
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.tables import number, numbers_table
-from open_r1.training.checkpoint import is_of_the_disk
-from open_r1.training.loop import TrainResult
+from open_r1.training.checkpoint import TrainingState, is_of_the_disk
+from open_r1.training.loop import Trainer, TrainResult
 from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.metrics import FILE as METRICS_FILE
 from open_r1.training.model_card import model_card
@@ -51,6 +53,7 @@ class Policy:
     Attributes:
         module: the wrapped `PackModel`.
         stop_token_ids: a completion ends after any of these.
+        stored_dtype: of the model that training starts from.
     """
 
     module: nn.Module
@@ -58,6 +61,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     chat: ChatFormat
     stop_token_ids: tuple[int, ...]
+    stored_dtype: torch.dtype
 
 
 def start_run(config: SFTConfig | GRPOConfig) -> Runtime:
@@ -79,10 +83,14 @@ def take_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
     """Makes the output folder this run's own; an earlier run there may be deleted, so whatever refuses comes before.
 
     Raises:
-        UserError: it holds a run already.
+        UserError: it holds a run already, or cannot be made or written.
     """
     if runtime.is_main:
-        _take_folder(Path(config.output_dir), config)
+        try:
+            _take_folder(Path(config.output_dir), config)
+        except OSError as error:
+            why = f"{config.output_dir} cannot be used ({error}): name a folder that you may write to"
+            raise UserError(f"output_dir {why}") from error
         for note in config.notes():
             console.print(f"[dim]note: {note}[/]")
     runtime.barrier()
@@ -141,24 +149,24 @@ def load_policy(
     """The model, wrapped, with its optimizer.
 
     Raises:
-        UserError: for a model that cannot be loaded, or settings that this chip or launcher cannot take.
+        UserError: for a model that cannot be loaded.
     """
     torch.manual_seed(config.seed)  # adapters are drawn at random, and alike on every rank
-    if config.fp8:
-        check_fp8(runtime.device)
     on_device = runtime.device.type == "cuda" and not runtime.sharded
+    name, revision = config.model_name_or_path, config.model_revision
+    dtype = stored_dtype(name, revision, config.trust_remote_code)
     model = load_model(
-        config.model_name_or_path,
-        config.model_revision,
+        name,
+        revision,
         dtype=weights_dtype(config),
         attn_implementation=config.attn_implementation,
         trust_remote_code=config.trust_remote_code,
         **({"device_map": {"": runtime.device}} if on_device else {}),
-        **quantization_arguments(config, runtime.kind),
+        **quantization_arguments(config),
     )
     stop_token_ids = stop_ids(chat.stop_token_ids, model.generation_config.eos_token_id)
     module, optimizer = prepare_model(config, runtime, model)
-    return Policy(module, optimizer, tokenizer, chat, stop_token_ids)
+    return Policy(module, optimizer, tokenizer, chat, stop_token_ids, dtype)
 
 
 def prepare_model(
@@ -171,29 +179,46 @@ def prepare_model(
         model = add_adapters(model, config)
     pack_model = PackModel(model)
     choose_how_layers_run(config, runtime, pack_model)
-    return runtime.prepare(pack_model, build_optimizer(pack_model, config, runtime.kind))
+    return runtime.prepare(pack_model, build_optimizer(pack_model, config))
 
 
 def finish_run(
-    config: SFTConfig | GRPOConfig, runtime: Runtime, policy: Policy, result: TrainResult, publisher: Publisher
+    config: SFTConfig | GRPOConfig,
+    runtime: Runtime,
+    policy: Policy,
+    trainer: Trainer,
+    result: TrainResult,
+    publisher: Publisher,
 ) -> None:
     """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went.
 
-    Where the model is to be uploaded, waits for that.
+    Where that fails, for whatever reason, a checkpoint of the last step is saved, and said to be there, before the
+    error goes on. Where the model is to be uploaded, waits for that. Collective.
 
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full, or the model cannot be written as the settings want it.
         StopRequested: after a signal that arrived while the model was being written, which is done first.
     """
     folder = Path(config.output_dir)
     weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
     results = {"steps": result.step, **result.metrics}
+    stop, failure = StopSignal(), None
     if runtime.is_main:
-        with StopSignal() as stop:
-            _write_final(
-                config, runtime, policy, weights, model_card(config, results, runtime.world_size, publisher.repository)
-            )
-            write_json(folder / RESULTS_FILE, results)
+        with stop:
+            try:
+                card = model_card(config, results, runtime.world_size, publisher.repository)
+                _write_final(config, runtime, policy, weights, card)
+                write_json(folder / RESULTS_FILE, results)
+            except Exception as error:
+                failure = error
+    if problem := runtime.gather([_problem(failure, folder)])[0]:
+        weights.clear()
+        said = f"{problem}; {_save_last_step(failure, trainer, result.step)}"
+        if failure is None or isinstance(failure, UserError) or is_of_the_disk(failure):
+            raise UserError(said) from failure
+        console.print(f"[red]{escape(said)}[/]", soft_wrap=True, highlight=False)
+        raise failure
+    if runtime.is_main:
         table = numbers_table(["train metrics"], [""])
         for name, value in result.metrics.items():
             table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
@@ -220,15 +245,43 @@ def _write_final(
             tokenizer=policy.tokenizer,
             stop_token_ids=policy.stop_token_ids,
             merge_lora=config.merge_lora,
-            dtype=None if config.use_peft else stored_dtype(config.model_name_or_path, config.model_revision),
+            dtype=None if config.use_peft else policy.stored_dtype,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
         move_into(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # of what failed: its place is needed
+
+
+def _problem(failure: Exception | None, folder: Path) -> str:
+    """Why there is no final model, and what to do; "" where there is one."""
+    if failure is None or isinstance(failure, UserError):
+        return str(failure or "")
+    if is_of_the_disk(failure):
+        return f"the final model cannot be written into {folder} ({failure}): make room"
+    return f"the final model could not be written into {folder} ({type(failure).__name__}: {failure})"
+
+
+def _save_last_step(failure: Exception | None, trainer: Trainer, step: int) -> str:
+    """Saves what was trained, since there is no model of it; says where it is. Collective.
+
+    Args:
+        failure: of rank 0; None elsewhere.
+    """
+    if failure is not None:
+        traceback.clear_frames(failure.__traceback__)  # they hold copies of the weights
+    path, problem, checkpoints = None, "no room", trainer.checkpoints
+    try:
+        with StopSignal():  # the run ends here anyway
+            sources = trainer.runtime.gather([trainer.source.state_dict(step)])
+            state = TrainingState(step, sources, trainer.source.fingerprint)
+            path = checkpoints.save(state, trainer.module, trainer.optimizer)
     except Exception as error:
-        if not is_of_the_disk(error):
-            raise
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(
-            f"the final model cannot be written into {folder} ({error}): make room, then the same command with "
-            "--resume_from_checkpoint true goes on from the last checkpoint"
-        ) from error
+        problem = f"{type(error).__name__}: {error}"
+    again = "the same command with --resume_from_checkpoint true"
+    if path:
+        then = "only writes the model" if step == trainer.total_steps else "goes on from there"
+        return f"all {step} steps are saved to {path}, and {again} {then}"
+    if checkpoints.latest:
+        return f"the last steps could not be saved ({problem}), and {again} goes on from {checkpoints.latest}"
+    return f"the {step} steps could not be saved ({problem}) and are lost: no checkpoint of this run is there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from open_r1.errors import UserError
 from open_r1.training.integrity import FileRecord, seal
@@ -82,18 +84,44 @@ def read_moments(folder: Path, numbers: dict[str, Any]) -> dict[str, dict[str, A
 
 
 def read_weights(folder: Path, model: nn.Module) -> dict[str, Tensor]:
-    """The stored weights by the names of the model's state dict."""
+    """The stored weights by the names of the model's state dict.
+
+    What is not of this model is in it too, under a name or in a shape that the model does not have.
+    """
     weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         weights |= load_file(file)
     if not has_adapters(model):
-        return weights
+        return weights if weights.keys() <= model.state_dict().keys() else _as_held(weights, model)
     from peft import get_peft_model_state_dict
 
     # PEFT leaves the adapter's name out of its files: names given as values come back under the names in the file.
     names = {name: name for name in model.state_dict()}
     full_name = get_peft_model_state_dict(model, state_dict=names, save_embedding_layers=False)
     return {full_name.get(name, name): tensor for name, tensor in weights.items()}
+
+
+def _as_held(weights: dict[str, Tensor], model: PreTrainedModel) -> dict[str, Tensor]:
+    """Weights as the files of the hub name and cut them, as the model holds them: experts in one tensor, no prefix.
+
+    Where a file of the model is written, `transformers` goes by the way in which it was loaded; so it reads it.
+    """
+    widest = reduce(torch.promote_types, {one.dtype for one in weights.values() if one.is_floating_point()})
+    with torch.random.fork_rng(devices=[]):  # it draws what is loaded afterwards, here on one rank alone
+        twin, report = type(model).from_pretrained(
+            None,
+            config=model.config,
+            state_dict=weights,
+            dtype=widest,  # holds the others exactly
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    held = twin.state_dict()
+    for name in report["missing_keys"]:  # drawn at random
+        held.pop(name, None)
+    for name, shape, _ in report["mismatched_keys"]:
+        held[name] = torch.empty(shape, device="meta")
+    return held | {name: torch.empty(0, device="meta") for name in report["unexpected_keys"]}
 
 
 def has_adapters(model: nn.Module) -> bool:

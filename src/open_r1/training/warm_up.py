@@ -46,17 +46,14 @@ def choose_how_layers_run(config: SFTConfig | GRPOConfig, runtime: Runtime, pack
     """Sets compilation as ``torch_compile`` says, recomputation as ``gradient_checkpointing``, and GRPO's pack size.
 
     Raises:
-        UserError: for layers that are to be compiled, and whose weights are gathered for each product (ZeRO-3); for a
-            model that takes several passes for a pack, where ranks gather weights together.
+        UserError: for a model that takes several passes for a pack, where ranks gather weights together.
     """
     if not runtime.whole_weights and not pack_model.separable:
         raise UserError(
             f"{type(pack_model.causal_lm).__name__} takes several passes for a pack, not as many on every GPU, while "
             "sharded weights are gathered by all at once: launch with recipes/accelerate_configs/ddp.yaml or zero2.yaml"
         )
-    gathered = runtime.kind == "deepspeed" and not runtime.whole_weights
-    if gathered and config.torch_compile:
-        raise UserError("torch_compile and ZeRO-3 do not go together: leave torch_compile out, or launch fsdp.yaml")
+    gathered = runtime.kind == "deepspeed" and not runtime.whole_weights  # for each product: it cannot be compiled
     dtype = runtime.autocast_dtype or next(pack_model.parameters()).dtype
     if not gathered and compiles(config, runtime.device, pack_model, dtype):
         pack_model.layers.compile()

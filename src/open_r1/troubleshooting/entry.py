@@ -102,11 +102,17 @@ def fill(text: str, groups: Mapping[str, str]) -> str:
 
 
 def signal_patterns(name: str) -> tuple[str, ...]:
-    """How launchers and libraries say that a process was ended by the signal ``name``."""
+    """How launchers, libraries and shells say that a process was ended by the signal ``name``."""
     number = int(getattr(signal, name, 0))
+    words = re.escape((signal.strsignal(number) or name).partition(":")[0])  # macOS says "Killed: 9"
     return (
         rf"\b[Ss]ignal {number} \({name}\)",
         rf"\bSignals\.{name}\b",
-        rf"\bexit ?code *[:=]? *-{number}\b",
+        rf"\b[Ee]xit(?:ed with)? ?(?:[Cc]ode|status) *[:=]? *(?:-{number}|{128 + number})\b",
+        rf"\bExited \({128 + number}\)",  # as docker ps has it
         rf"\b(?:ended|killed|terminated|died) (?:by|with) (?:signal )?{name}\b",
+        rf"\bkilled by signal: {words}",
+        rf"\b{words} \(core dumped\)",
+        rf"^\S+: line \d+: +\d+ {words}\b",  # of a script
+        rf"^\[\d+\][+-]? +(?:\d+ +)?{words}\b",  # of a job of a shell
     )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from open_r1.bench.reading import Origin
 from open_r1.cli import main
-from open_r1.commands.bench import processor, versions_of
+from open_r1.commands.bench import counts_for_plans, versions_of
 from open_r1.config import BenchConfig, parse
+from open_r1.doctor.gpus import Gpu, Torch
 from open_r1.errors import UserError
-from open_r1.machine.rates import load_rates
+from open_r1.machine.cards import card_named
+from open_r1.machine.limits import processor
+from open_r1.machine.rates import Rate, load_rates
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +58,30 @@ def test_a_place_that_cannot_be_written_loses_no_screen(own_folder: Path, capsys
     out = capsys.readouterr().out
     assert "matrix products, " in out
     assert "the rates are not kept" in out
+
+
+@pytest.mark.parametrize(
+    ("device", "kinds", "counts"),
+    [
+        ("NVIDIA H200", {"product", "attention"}, False),
+        ("NVIDIA H200", {"engine"}, True),
+        ("NVIDIA GeForce RTX 4080", {"product", "engine"}, True),
+        ("NVIDIA GeForce RTX 4080", {"engine"}, False),
+        ("NVIDIA GeForce RTX 4080", {"sft"}, True),
+        ("", {"product", "engine"}, False),
+        ("", {"sft"}, True),
+    ],
+)
+def test_plans_are_only_promised_what_they_reckon_with(device: str, kinds: set[str], counts: bool) -> None:
+    gpus = (Gpu(device, 17 * 10**9, 17 * 10**9, (8, 9)),) if device else ()
+    sft = {"parameters": 1e9, "flops_per_token": 1e10, "adapters": False, "recompute": "none"}
+    settings = {"product": {"dtype": "bf16"}, "sft": sft}
+    common = {"card": device, "tokens": 1, "value": 1e3, "unit": "", "versions": {}, "date": ""}
+    rates = [Rate(kind=kind, shape="square", settings=settings.get(kind, {}), **common) for kind in kinds]
+    session = SimpleNamespace(
+        torch=Torch(gpus=gpus), origin=Origin(device, {}, ""), card=card_named(device), rates=rates
+    )
+    assert counts_for_plans(session) is counts
 
 
 @pytest.mark.parametrize("words", [["--seconds", "0"], ["--only", "everything"], ["--only"]])

@@ -53,6 +53,22 @@ def test_the_tutorials_case_on_the_screen(plan: Any) -> None:
     assert "\x1b" not in shown  # no colours in a pipe
 
 
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"model_type": "mamba"}, "broken: a model of the type mamba has no attention heads"),
+        ({"model_type": "qwen2", "dtype": "float99"}, "broken: its config.json has a value that transformers does not"),
+        ({"model_type": "qwen2", "hidden_size": "abc"}, "expected int, got str (value: 'abc')"),
+        ({"model_type": "qwen2", "hidden_size": -5}, "negative dimension -5"),
+    ],
+)
+def test_a_model_that_cannot_be_planned(told: dict[str, Any], said: str, plan: Any, folder: Path) -> None:
+    (folder / "broken").mkdir(exist_ok=True)
+    (folder / "broken" / "config.json").write_text(json.dumps(told))
+    shown = plan("sft --model_name_or_path ./broken --gpu 4090 --plan_tokens 1000 --rows 10", status=2)
+    assert said in shown and "pip install -c constraints.txt" not in shown
+
+
 def test_json_is_for_machines(plan: Any) -> None:
     told = json.loads(plan("sft --model_name_or_path 1.5b --gpu 4090 --plan_tokens 1000000 --json", *BATCH_8))
     assert told["fits"] is False and told["memory"]["verdict"] == "over"

@@ -85,6 +85,11 @@ def test_the_printed_command_carries_the_models_over(person: Path, disk: Path, c
     assert hub["bytes"] >= len(MODEL) and hub["whole"]
 
 
+def test_the_home_of_nobody(person: Path, capsys: pytest.CaptureFixture) -> None:
+    assert setup("--data-disk", "~nobody-has-this-name/d") == 2
+    assert "no home folder of ~nobody-has-this-name is known" in capsys.readouterr().err
+
+
 def test_from_one_data_disk_to_another(person: Path, disk: Path, capsys: pytest.CaptureFixture) -> None:
     setup(disk / "a")
     (disk / "a" / ROOT / "hub" / "weights").write_bytes(MODEL)

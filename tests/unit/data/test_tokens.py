@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,12 +13,14 @@ from datasets import Dataset, concatenate_datasets
 from rich.console import Console
 from watched_rows import BAD, COLUMNS, ROWS, WatchedRows, contents, expected, interrupt
 
+from open_r1.data import tokens
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import Columns
 from open_r1.data.fingerprint import token_key
 from open_r1.data.rows import DatasetRows
 from open_r1.data.tokens import default_cache_dir, sample_lengths, tokenize
 from open_r1.errors import UserError
+from open_r1.machine.disks import disk_of
 
 pytestmark = pytest.mark.usefixtures("small_pieces")
 
@@ -150,6 +153,17 @@ def test_an_unusable_cache_folder_is_named(rows, chat, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/tokens cannot be used .*--token_cache_dir"):
         tokenize(rows, chat, COLUMNS, cache_dir=tmp_path / "file" / "tokens")
+
+
+def test_tokens_that_will_not_fit_are_not_begun(rows, chat, tmp_path, monkeypatch):
+    disk = replace(disk_of(tmp_path), free=100)
+    monkeypatch.setattr(tokens, "disk_of", lambda _: disk)
+    with pytest.raises(UserError, match=r"where 100 B are free, and about .* of tokens go there.*--token_cache_dir"):
+        tokenize(rows, chat, COLUMNS, cache_dir=tmp_path)
+    monkeypatch.setattr(tokens, "disk_of", lambda _: replace(disk, free=10**8))
+    tokenize(rows, chat, COLUMNS, cache_dir=tmp_path)
+    monkeypatch.setattr(tokens, "disk_of", lambda _: disk)
+    assert tokenize(rows, chat, COLUMNS, cache_dir=tmp_path).cached
 
 
 def test_the_cache_moves_by_a_variable(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any, get_args
@@ -225,6 +226,19 @@ def test_this_machine(capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path)
     record = json.loads(capsys.readouterr().out)
     assert not [finding for finding in record["findings"] if "defect" in finding["summary"]]
     assert any(str(tiny_checkpoint) in finding["summary"] for finding in record["findings"])
+
+
+def test_a_model_without_a_vocabulary(
+    capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copy(tiny_checkpoint / "model.safetensors", tmp_path)
+    said = f"{tmp_path}: its tokenizer has no tokens: tokenizer.json is missing"
+    for words in ((), ("tokenizer.json",)):
+        for name in words:
+            shutil.copy(tiny_checkpoint / name, tmp_path)
+        main(["doctor", "--quick", "--json", "--model", str(tmp_path), "--only", "cache_disks"])
+        findings = json.loads(capsys.readouterr().out)["findings"]
+        assert (said in [finding["summary"] for finding in findings]) == (not words)
 
 
 def test_a_torch_that_dies_takes_nothing_along(

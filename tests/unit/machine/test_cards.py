@@ -22,6 +22,11 @@ from open_r1.machine.cards import CARDS, card_named, find_card
         ("h100 nvl", "H100-NVL"),
         ("rtx pro 6000", "RTX-PRO-6000"),
         ("L4", "L4"),
+        ("H100-80GB", "H100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100 80GB PCIe", "A100-80"),
+        ("NVIDIA RTX 6000 Ada Generation", "6000-Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
     ],
 )
 def test_people_spell_it_as_they_like(spelling: str, name: str) -> None:
@@ -30,7 +35,14 @@ def test_people_spell_it_as_they_like(spelling: str, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("spelling", "said"),
-    [("A100", "choose A100-40 or A100-80"), ("4091", "did you mean 4090"), ("TPU", "is not in the table"), ("", "is")],
+    [
+        ("A100", "choose A100-40 or A100-80"),
+        ("4091", "did you mean 4090"),
+        ("H100 64GB", r"did you mean H100\?"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "is not in the table"),
+        ("TPU", "is not in the table"),
+        ("", "is"),
+    ],
 )
 def test_an_unknown_card_is_one_line(spelling: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:

@@ -1,4 +1,4 @@
-"""Mounts, free space, sizes of folders, and whether a run's checkpoints fit."""
+"""Mounts, free space and sizes of folders."""
 
 from __future__ import annotations
 
@@ -8,18 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.errors import UserError
 from open_r1.machine import disks
-from open_r1.machine.disks import (
-    Disk,
-    check_space,
-    disk_of,
-    folder_size,
-    local_disks,
-    run_space,
-    size_text,
-    space_line,
-)
+from open_r1.machine.disks import Disk, disk_of, folder_size, local_disks, size_text, space_line
 
 ROOT = Disk(Path("/"), "overlay", 30 * 10**9, 4 * 10**9, None, device=1)
 DATA = Disk(Path("/data"), "xfs", 500 * 10**9, 400 * 10**9, None, device=2)
@@ -104,42 +94,6 @@ def test_space_is_added_up_by_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (root.need, root.fits, root.paths) == (5 * 10**9, False, (Path("/root/hub"), Path("/root/tokens")))
     assert (data.need, data.fits) == (10**9, True)
     assert str(root) == "/: 5.0 GB needed, 4.0 GB free (/root/hub, /root/tokens)"
-
-
-@pytest.mark.parametrize(
-    ("saves", "limit", "present", "expected"),
-    [
-        (5, None, 0, 5 * 10 + 3),  # all are kept, and the final model comes last
-        (5, 2, 0, 3 * 10),  # for a moment two old ones and the new one
-        (5, 2, 2, 10),  # continued: the two are there already
-        (1, 2, 0, 10 + 3),
-        (0, None, 0, 3),
-        (2, 4, 4, 10),
-        (1, 1, 5, 3),  # more are there than stay
-    ],
-)
-def test_the_fullest_moment_of_a_run(saves: int, limit: int | None, present: int, expected: int) -> None:
-    assert run_space(checkpoint=10, final=3, saves=saves, limit=limit, present=present) == expected
-
-
-def test_a_run_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(disks, "disk_of", lambda path: ROOT)
-    check_space(tmp_path / "run", checkpoint=10**9, final=10**8, saves=9, limit=2)
-    with pytest.raises(UserError) as refused:
-        check_space(tmp_path / "run", checkpoint=3 * 10**9, final=10**9, saves=9, limit=4)
-    message = str(refused.value)
-    assert f"output_dir {tmp_path}/run is on / (overlay), where 4.0 GB are free" in message
-    assert "adds up to 15.0 GB (4 checkpoints of 3.0 GB and the final model of 1.0 GB)" in message
-    assert "--save_total_limit 2" in message and "open-r1 setup --data-disk DIR" in message
-
-
-def test_checkpoints_that_are_there_already_are_not_counted_twice(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(disks, "disk_of", lambda path: ROOT)
-    for step in (1, 2):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    check_space(tmp_path, checkpoint=3 * 10**9, final=10**9, saves=9, limit=2)
 
 
 def test_few_bytes_or_few_files_are_nearly_full() -> None:

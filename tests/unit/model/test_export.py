@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from training_runs import assert_same_weights, load_weights
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from open_r1.files import read_json, write_json
 from open_r1.model.export import move_into, save_model
 from open_r1.model.load import load_model, load_tokenizer
 
@@ -58,14 +60,47 @@ def test_dtype_of_what_is_stored(parts, tmp_path: Path) -> None:
     assert str(model.config.dtype).removeprefix("torch.") == "float32"
 
 
-def test_sampling_values_beside_greedy_decoding_do_not_stop_the_export(parts, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"temperature": 0.6, "top_p": 0.9, "top_k": 20},
+        {"do_sample": True, "temperature": 0.6},
+        {"temperature": 0.3, "min_p": 0.15},
+        {"typical_p": 0.9},
+        {"epsilon_cutoff": 0.01, "eta_cutoff": 0.01},
+        {"num_beams": 1, "length_penalty": 0.8},
+        {"num_beams": 1, "early_stopping": True},
+        {"output_scores": True},
+        {"use_cache": False, "cache_implementation": "static"},
+    ],
+    ids=lambda settings: ", ".join(settings),
+)
+@pytest.mark.parametrize("file", ["generation_config.json", "config.json"])
+def test_generation_settings_of_which_transformers_warns(
+    settings: dict[str, Any], file: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    """They are not ours to mend, and no reason to end a run: what the base says, the trained model says."""
+    base = Path(shutil.copytree(tiny_checkpoint, tmp_path / "base"))
+    if file == "config.json":  # older models have no file for them
+        (base / "generation_config.json").unlink()
+    write_json(base / file, read_json(base / file) | settings)
+    model, tokenizer = load_model(str(base)), load_tokenizer(str(base))
+    kept = model.generation_config
+    assert {name: getattr(kept, name) for name in settings} == settings
+    save_model(model, tmp_path / "out", tokenizer=tokenizer, stop_token_ids=(256, 7))
+    assert model.generation_config is kept
+    written = read_json(tmp_path / "out" / "generation_config.json")
+    assert {name: written[name] for name in settings} == settings
+    opened = AutoModelForCausalLM.from_pretrained(tmp_path / "out").generation_config
+    assert {name: getattr(opened, name) for name in settings} == settings
+    assert (opened.eos_token_id, opened.pad_token_id) == ([256, 7], tokenizer.pad_token_id)
+
+
+def test_a_padding_token_that_is_none(parts, tmp_path: Path) -> None:
     model, tokenizer = parts
-    model.generation_config.temperature, model.generation_config.do_sample = 0.6, False
-    save_model(model, tmp_path / "greedy", tokenizer=tokenizer, stop_token_ids=(256,))
-    model.generation_config.temperature, model.generation_config.do_sample = 0.6, True
-    save_model(model, tmp_path / "sampling", tokenizer=tokenizer, stop_token_ids=(256,))
-    values = json.loads((tmp_path / "sampling" / "generation_config.json").read_text())
-    assert (values["do_sample"], values["temperature"]) == (True, 0.6)
+    model.generation_config.pad_token_id = -1
+    save_model(model, tmp_path, tokenizer=tokenizer, stop_token_ids=(256,))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.pad_token_id == tokenizer.pad_token_id
 
 
 def test_files_are_moved_over_older_ones(tmp_path: Path) -> None:

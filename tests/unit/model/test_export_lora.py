@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
+from tiny_checkpoint import save_tiny_moe
 from torch import Tensor
 from training_runs import assert_same_weights, load_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
@@ -77,6 +78,20 @@ def test_merged_is_the_trained_model(
     tied = targets == "all-linear"
     assert json.loads((tmp_path / "config.json").read_text())["tie_word_embeddings"] is tied
     assert ("lm_head.weight" in load_weights(tmp_path)) is not tied
+
+
+@pytest.mark.parametrize("gathered", [False, True], ids=["held", "gathered"])
+def test_adapters_on_experts_are_merged(gathered: bool, tmp_path: Path) -> None:
+    """Those of a layer are one tensor in memory and lie apart in the file; the router has an adapter too."""
+    base = save_tiny_moe(tmp_path / "base")
+    model, tokenizer = adapted(base), load_tokenizer(str(base))
+    assert any(".experts.base_layer.lora_A." in name for name in model.state_dict())
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()} if gathered else None
+    out = tmp_path / "out"
+    save_model(model, out, tokenizer=tokenizer, stop_token_ids=(256,), state_dict=state, merge_lora=True)
+    assert load_weights(out).keys() == load_weights(base).keys()
+    torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(out)), logits(model), atol=1e-4, rtol=1e-4)
+    assert (logits(model) - logits(load_model(str(base), dtype="float32"))).abs().max() > 0.1
 
 
 def test_a_quantised_base_is_loaded_again_to_be_merged(

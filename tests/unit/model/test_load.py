@@ -13,7 +13,7 @@ from transformers import GptOssConfig, GptOssForCausalLM, MambaConfig, MambaForC
 
 from open_r1.errors import UserError
 from open_r1.model.attention import keeps_sequences_apart
-from open_r1.model.load import load_model, load_tokenizer, stored_dtype
+from open_r1.model.load import explained, load_model, load_tokenizer, stored_dtype
 
 
 def assert_one_line(error: pytest.ExceptionInfo[UserError], *words: str) -> None:
@@ -53,6 +53,42 @@ def test_weights_are_missing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert_one_line(error, f"{tmp_path}: the model could not be loaded [", "model.safetensors")
 
 
+@pytest.mark.parametrize("family", ["qwen2", "llama", "gpt2", "gemma2", "mistral"])
+@pytest.mark.parametrize("described", [True, False], ids=["tokenizer_config.json", "no tokenizer_config.json"])
+def test_a_tokenizer_without_tokens(family: str, described: bool, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """As ``hf download --include "*.safetensors" "*config.json"`` leaves a folder; transformers builds a blank one."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    if described:
+        names = {"qwen2": "Qwen2", "llama": "Llama", "gpt2": "GPT2", "gemma2": "Gemma", "mistral": "Llama"}
+        told = json.loads((tiny_checkpoint / "tokenizer_config.json").read_text())
+        told["tokenizer_class"] = f"{names[family]}Tokenizer"
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(told))
+    with pytest.raises(UserError) as error:
+        load_tokenizer(str(tmp_path))
+    assert_one_line(error, f"{tmp_path}: ", "tokenizer.json is missing; copy it from the model that this one was made")
+
+
+@pytest.mark.parametrize("load", [stored_dtype, load_model])
+@pytest.mark.parametrize("value", [{"dtype": "float99"}, {"hidden_size": "abc"}])
+def test_a_value_that_transformers_does_not_take(load, value, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | value))
+    with pytest.raises(UserError) as error:
+        load(str(tmp_path))
+    said = f"{tmp_path}: its config.json has a value that transformers does not take ["
+    assert_one_line(error, said, next(iter(value.values())))
+
+
+def test_an_error_that_is_not_of_the_configuration_stays(tiny_checkpoint: Path) -> None:
+    with pytest.raises(RuntimeError, match="of the chip"), explained(str(tiny_checkpoint), "model"):
+        raise RuntimeError("of the chip")
+
+
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        load_model("~nobody-has-this-name/model")
+
+
 def test_an_architecture_that_is_unknown(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "abacus"}))
     with pytest.raises(UserError) as error:
@@ -63,6 +99,12 @@ def test_an_architecture_that_is_unknown(tmp_path: Path) -> None:
 def test_an_unknown_dtype(tiny_checkpoint: Path) -> None:
     with pytest.raises(UserError, match=r"torch_dtype 'int4' is not known; choose one of float32"):
         load_model(str(tiny_checkpoint), dtype="int4")
+
+
+def test_the_dtype_of_a_model_whose_text_part_has_it(tmp_path: Path) -> None:
+    text = {"model_type": "qwen3_5_text", "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_5", "text_config": text}))
+    assert stored_dtype(str(tmp_path)) == torch.bfloat16
 
 
 def test_dtypes(tmp_path: Path) -> None:

@@ -110,13 +110,6 @@ def test_adapters_over_quantised_weights(wide_checkpoint: Path, flag: str, bf16:
     assert losses[-1] < losses[0] - 0.1
 
 
-def test_quantised_weights_are_not_sharded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    config = settings(use_peft=True, load_in_4bit=True)
-    with pytest.raises(UserError, match="load_in_4bit and fsdp do not go together"):
-        quantization_arguments(config, "fsdp")
-
-
 def test_without_bitsandbytes_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert quantization_arguments(settings(use_peft=True)) == {}

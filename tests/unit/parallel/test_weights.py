@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tiny_checkpoint import save_tiny_moe
 from torch import Tensor, nn
 from training_runs import assert_same_weights, load_weights
-from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from open_r1.config import SFTConfig
 from open_r1.errors import UserError
@@ -18,6 +20,7 @@ from open_r1.model.load import load_model
 from open_r1.model.lora import quantization_arguments
 from open_r1.model.merge import merged_weights
 from open_r1.model.pack_model import PackModel
+from open_r1.model.stored_weights import as_stored
 from open_r1.parallel.weights import whole_weights
 
 IDS = torch.tensor([[5, 80, 3, 200, 17, 41]])
@@ -124,14 +127,38 @@ def test_adapters_that_are_no_plain_lora_are_refused(tiny_checkpoint: Path) -> N
 
 
 def test_experts_come_apart_as_the_files_hold_them(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    shape = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "head_dim": 8, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
-    Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape, **heads, **experts)).save_pretrained(tmp_path)
-    stored = load_weights(tmp_path)
+    stored = load_weights(save_tiny_moe(tmp_path))
     assert "model.layers.1.mlp.experts.3.up_proj.weight" in stored
     assert_same_weights(given(load_model(str(tmp_path))), stored)
+
+
+def test_adapters_on_experts_are_added(tmp_path: Path) -> None:
+    model = adapted(load_model(str(save_tiny_moe(tmp_path))))
+    weights = given(model)
+    assert weights.keys() == load_weights(tmp_path).keys()
+    assert_same_weights(weights, as_stored(model.get_base_model(), merged_weights(model)[1]))
+    served = type(model.get_base_model()).from_pretrained(None, config=model.config, state_dict=weights)
+    with torch.no_grad():
+        torch.testing.assert_close(served(IDS % 60).logits, model(IDS % 60).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_on_experts_that_take_what_goes_in_first() -> None:
+    """Of equal sizes, which do not tell it."""
+    config = GptOssConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, head_dim=16,
+        num_key_value_heads=1, num_local_experts=4, num_experts_per_tok=2, pad_token_id=0, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    plain = GptOssForCausalLM(config).eval()
+    names = [f"mlp.experts.{part}_proj" for part in ("gate_up", "down")]
+    torch.manual_seed(3)
+    model = get_peft_model(copy.deepcopy(plain), LoraConfig(r=4, target_modules=["q_proj"], target_parameters=names))
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.2)
+    plain.load_state_dict(merged_weights(model)[1])
+    with torch.no_grad():
+        torch.testing.assert_close(plain(IDS % 60).logits, model.eval()(IDS % 60).logits, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("flag", ["load_in_4bit", "load_in_8bit"])

@@ -61,6 +61,30 @@ def test_what_fits_is_left_alone() -> None:
     assert fitted(asked, model("1.5b"), on("H20")) == (asked, [])
 
 
+def test_recomputation_that_is_left_to_the_run_is_no_change() -> None:
+    settings = sft(torch_dtype="bfloat16", optim="adamw_8bit", max_length=16_384)
+    assert step_memory(settings, model("1.5b"), on("4090")).recompute == "full"
+    for asked in (settings, replace(settings, plan="warn")):
+        assert fitted(asked, model("1.5b"), on("4090")) == (asked, [])
+
+
+def test_all_that_is_changed_is_said() -> None:
+    asked = {"max_length": 16_384, "per_device_train_batch_size": 4, "gradient_checkpointing": "none"}
+    config, lines = fitted(sft(**asked), model("1.5b"), on("L40S"))
+    assert (config.per_device_train_batch_size, config.gradient_checkpointing) == (1, "selective")
+    assert "of them in a step, whose batch stays the same, and gradient_checkpointing selective: " in lines[0]
+    common = {"model_name_or_path": "m", "dataset_name": "d", "output_dir": "o", "bf16": True, "prompts_per_step": 32}
+    decoded = GRPOConfig(**common, reward_funcs=["accuracy"], max_completion_length=8192, num_generations=16)
+    _, lines = fitted(decoded, model("1.5b"), on("A100-80"))
+    assert lines[0].startswith("plan: generation_batch_size 64: ")
+
+
+def test_who_would_have_to_train_adapters_hears_what_all_weights_would_take() -> None:
+    with pytest.raises(UserError, match=r"the cheapest change is --use_peft true .*; 1\.1 × as fast\)") as caught:
+        fitted(sft(max_length=4096), model("7b"), on("A100-40"))
+    assert "; less is changed by --torch_dtype bfloat16 --optim paged_adamw_8bit (" in str(caught.value)
+
+
 def test_recomputation_that_was_turned_off_is_raised() -> None:
     config, lines = fitted(sft(max_length=16_384, gradient_checkpointing="none"), model("1.5b"), on("A6000"))
     assert config.gradient_checkpointing == "selective"

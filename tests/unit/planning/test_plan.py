@@ -12,13 +12,15 @@ import pytest
 import torch
 from published_shapes import QWEN_0_5B, QWEN_1_5B, QWEN_7B
 
-from open_r1.config import GRPOConfig, SFTConfig
+from open_r1.config import GRPOConfig, SFTConfig, solve_batch
 from open_r1.machine.cards import find_card
-from open_r1.machine.rates import Rate
+from open_r1.machine.rates import Rate, measured_card
 from open_r1.model.memory import USABLE
 from open_r1.model.shape import ModelShape
 from open_r1.planning.drawing import step_seconds
-from open_r1.planning.levers import Option
+from open_r1.planning.duration import flops_per_token, step_duration
+from open_r1.planning.memory import step_memory
+from open_r1.planning.options import Option, options
 from open_r1.planning.plan import Plan, plan_run
 from open_r1.planning.situation import Data, Machine, Model
 
@@ -193,6 +195,9 @@ def test_steps_of_rows_and_of_tokens() -> None:
     assert planned(sft(max_steps=7), "0.5b", "H200", Data()).steps == 7
     prompts = planned(grpo(), "0.5b", "H200", Data(rows=100))
     assert prompts.steps == 4  # 100 prompts, 32 a step
+    again = planned(grpo(num_iterations=2), "0.5b", "H200", Data(rows=100))
+    assert again.steps == 7  # two on the same completions
+    assert again.duration.drawing == prompts.duration.drawing / 2
 
 
 def test_hours_on_the_h200_are_those_that_were_measured() -> None:
@@ -234,7 +239,7 @@ def test_a_measured_rate_goes_before_the_table() -> None:
     machine = Machine.of_card(find_card("4090"))
     tabled = plan_run(settings, model("1.5b"), machine, TRACES)
     measured = plan_run(settings, model("1.5b"), machine, TRACES, rates=[rate])
-    assert "estimate" in tabled.duration.source and "measured on a 4090" in measured.duration.source
+    assert "estimate" in tabled.duration.source and "measured on 4090" in measured.duration.source
     ratio = measured.duration.tokens_per_second / tabled.duration.tokens_per_second
     assert ratio == pytest.approx(0.4 / 0.544)  # 0.3 with a third more compute
     other = plan_run(settings, model("1.5b"), Machine.of_card(find_card("3090")), TRACES, rates=[rate])
@@ -261,6 +266,102 @@ def test_a_measured_engine_corrects_the_time_of_drawing() -> None:
     assert measured.training == tabled.training
     without = replace(settings, use_vllm=False)
     assert plan_run(without, model("1.5b"), machine, Data(rows=100), rates=[rate]).duration.drawing == tabled.drawing
+
+
+OPTIONS = {
+    "sft": (sft(max_length=4096, bf16=True), "7b", "A100-40", {}),
+    "batch": (sft(max_length=16_384, **TUTORIAL), "1.5b", "4090", {}),
+    "float32": (sft(max_length=4096, gradient_checkpointing=False), "1.5b", "L40S", {}),
+    "gpus": (sft(max_length=16_384, bf16=True), "7b", "H100", {"gpus": 8, "launcher": "ddp"}),
+    "grpo": (grpo(max_completion_length=1024), "1.5b", "A6000", {}),
+    "vllm": (grpo(use_vllm=True, max_completion_length=1024, vllm_enable_sleep_mode=True), "1.5b", "4090", {}),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_slower_is_what_the_duration_of_each_option_says(case: str) -> None:
+    settings, name, card, more = OPTIONS[case]
+    machine = Machine.of_card(find_card(card), **more)
+    settings = solve_batch(settings, machine.gpus) if isinstance(settings, GRPOConfig) else settings
+    boundless = replace(machine, memory=1e15)
+    asked = step_duration(settings, model(name), boundless, step_memory(settings, model(name), boundless), Data()).step
+    found = options(settings, model(name), machine, verdicts=("fits", "tight", "over"))
+    for option in found:
+        own = step_duration(option.settings, model(name), option.machine, option.memory, Data()).step
+        asleep = 0.02 if "vllm_max_num_seqs" in option.changes else 0.0
+        assert 1 + option.slowdown == pytest.approx(own / asked * (1 + asleep)), option.changes
+    assert len(found) > 10
+
+
+def test_all_weights_are_trained_unless_that_takes_far_longer() -> None:
+    """An optimizer whose state is in the host's memory moves it in each step: 3.1 s of 7B, however small the step."""
+    large = sft(max_length=4096, bf16=True, per_device_train_batch_size=4, gradient_accumulation_steps=8)
+    assert planned(large, "7b", "A100-40").found[0].changes["optim"] == "paged_adamw_8bit"
+    adapters, *others = planned(sft(max_length=4096, bf16=True), "7b", "A100-40").found
+    assert adapters.families == ("adapters",) and adapters.pace == "1.1 × as fast"
+    paged = others[-1]  # of those, it changes less than adapters do
+    assert paged.changes["optim"] == "paged_adamw_8bit" and paged.pace == "3.7 × as long"
+
+
+def test_what_fits_is_not_changed_for_nothing() -> None:
+    """Recomputation that is left to the run is no change, nor are smaller micro-batches that save none of it."""
+    assert planned(sft(max_length=16_384, bf16=True, use_peft=True), "7b", "H100").found == ()
+    settings = sft(max_length=16_384, torch_dtype="bfloat16", optim="adamw_8bit", per_device_train_batch_size=2)
+    plan = planned(settings, "1.5b", "A10")
+    assert plan.fits and plan.memory.recompute == "full" and plan.found == ()
+
+
+def test_a_device_that_is_not_in_the_table_is_known_by_its_rates() -> None:
+    name = "NVIDIA GeForce RTX 4080"
+    half, moved = product_and_copy(name, "bf16", 80e12, 600e9)
+    card = measured_card(name, 17.2e9, (8, 9), [half, moved])
+    assert (card.bf16, card.bandwidth, card.capability) == (
+        pytest.approx(100e12),
+        pytest.approx(667e9, rel=0.01),
+        (8, 9),
+    )
+    settings = sft(max_length=2048, bf16=True)
+    machine = Machine(name=name, memory=16e9, card=card)
+    tabled = plan_run(settings, model("0.5b"), machine, TRACES, rates=[half, moved])
+    assert tabled.hours > 0 and "estimate" in tabled.duration.source
+    trained = training_rate(name, "0.5B", 0.49e9, 20_000.0)
+    measured = plan_run(settings, model("0.5b"), machine, TRACES, rates=[half, moved, trained])
+    assert f"measured on {name}" in measured.duration.source
+    assert measured.duration.tokens_per_second != tabled.duration.tokens_per_second
+    alone = measured_card(name, 17.2e9, (8, 9), [trained])
+    again = plan_run(settings, model("0.5b"), replace(machine, card=alone), TRACES, rates=[trained])
+    assert again.hours == pytest.approx(measured.hours)
+    assert measured_card(name, 17.2e9, (8, 9), [moved]) is None
+    assert measured_card("NVIDIA GeForce RTX 3080", 1e10, (8, 6), [half, moved, trained]) is None
+
+
+def test_a_processor_is_planned_by_the_training_that_was_measured_on_it() -> None:
+    name = "AMD EPYC 9B14, 2 cores"
+    products = product_and_copy(name, "fp32", 1e11, 2e10)
+    assert measured_card(name, 0.0, None, products) is None
+    rate = replace(training_rate(name, "0.5B", 0.49e9, 100.0), tokens=2048)
+    rates = [*products, rate]
+    machine = Machine(name="CPU", memory=None, card=measured_card(name, 0.0, None, rates))
+    plan = plan_run(sft(max_length=2048), model("0.5b"), machine, TRACES, rates=rates)
+    flops = flops_per_token(model("0.5b"), machine.work(plan.settings, model("0.5b"), 2048), 2048.0)
+    assert plan.duration.tokens_per_second == pytest.approx(100.0 * 1e10 / flops)
+    assert plan_run(sft(bf16=True), model("0.5b"), machine, TRACES, rates=rates).duration is None
+    adapters = plan_run(sft(use_peft=True), model("0.5b"), machine, TRACES, rates=rates)
+    assert adapters.duration.tokens_per_second > plan.duration.tokens_per_second
+
+
+def product_and_copy(card: str, dtype: str, flops: float, moved: float) -> list[Rate]:
+    common = {"card": card, "versions": {}, "date": "2026-11-28T00:00:00"}
+    product = {"shape": "square", "tokens": 8192, "settings": {"dtype": dtype}, "value": flops, "unit": "FLOP/s"}
+    copy = {"shape": "", "tokens": 0, "settings": {}, "value": moved, "unit": "bytes/s"}
+    return [Rate(kind="product", **product, **common), Rate(kind="copy", **copy, **common)]
+
+
+def training_rate(card: str, shape: str, parameters: float, value: float) -> Rate:
+    """Of all weights, at 1e10 FLOPs a token."""
+    settings = {"parameters": parameters, "flops_per_token": 1e10, "adapters": False, "recompute": "none"}
+    common = {"unit": "tokens/s", "versions": {}, "date": "2026-11-28T00:00:00"}
+    return Rate(kind="sft", card=card, shape=shape, tokens=16_384, settings=settings, value=value, **common)
 
 
 def test_the_price_is_of_all_gpus() -> None:

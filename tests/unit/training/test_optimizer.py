@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
 from open_r1.config import TrainingConfig
-from open_r1.errors import UserError
 from open_r1.training.optimizer import build_optimizer
 
 
@@ -56,8 +54,3 @@ def test_low_memory_optimizers_by_name() -> None:
         assert optimizer.state[model["linear"].weight]["exp_avg"].dtype == dtype
         assert optimizer.state[model["embed"].weight]["exp_avg"].dtype == torch.float32
         assert optimizer.state[model["linear"].bias]["exp_avg"].dtype == torch.float32
-
-
-def test_a_small_state_is_not_sharded() -> None:
-    with pytest.raises(UserError, match=r"adamw_8bit holds whole parameters.*fsdp"):
-        build_optimizer(nn.Linear(2, 2), TrainingConfig(output_dir="out", optim="adamw_8bit"), "fsdp")

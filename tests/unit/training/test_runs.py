@@ -44,6 +44,14 @@ def test_a_folder_that_holds_a_run(sft_settings: dict[str, Any], tmp_path: Path)
     assert json.loads((anew.folder / "settings.json").read_text())["max_steps"] == 2
 
 
+@pytest.mark.parametrize("below", ["", "run"], ids=["a file", "below a file"])
+def test_an_output_folder_that_cannot_be(below: str, sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").touch()
+    folder = tmp_path / "data.jsonl" / below
+    with pytest.raises(UserError, match=rf"output_dir {folder} cannot be used \(.*: name a folder"):
+        train("sft", folder, **sft_settings)
+
+
 def test_the_final_model_is_as_its_base_was_stored(sft_settings: dict[str, Any], tmp_path: Path) -> None:
     base = save_tiny_checkpoint(tmp_path / "base", dtype=torch.bfloat16)
     settings = sft_settings | {"model_name_or_path": base, "save_strategy": "steps", "save_steps": 1, "max_steps": 2}
@@ -191,7 +199,7 @@ def test_a_stop_whose_checkpoint_fails_does_not_say_saved(
 
     monkeypatch.setattr(Checkpoints, "_write", full)
     settings = sft_settings | {"save_strategy": "steps", "save_steps": 2, "max_steps": 9}
-    with pytest.raises(StopRequested, match="after step 2 of 9; not saved, an earlier checkpoint stays"):
+    with pytest.raises(StopRequested, match="after step 2 of 9; not saved, there is no earlier one"):
         train("sft", tmp_path, **settings)
     assert Run(tmp_path).checkpoints == []
     assert len(attempts) == 1  # not written twice for the same step

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +160,43 @@ def test_configurations_that_cannot_be(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(text)
         error = raised_by(AutoConfig.from_pretrained, str(tmp_path), trust_remote_code=False)
         assert explain(error) is not None and explain(error).name == name, error
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ['{"version": "1.0", "trunc', "version https://git-lfs.github.com/spec/v1\n", ""])
+def test_a_torn_tokenizer(tiny_checkpoint: Path, tmp_path: Path, name: str, text: str) -> None:
+    from open_r1.model.load import load_tokenizer
+
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    (folder / name).write_text(text)
+    error = raised_by(load_tokenizer, str(folder))
+    assert explain(error.__cause__).name == "torn-tokenizer", error.__cause__
+
+
+def test_torn_data_is_no_torn_tokenizer() -> None:
+    assert explain(raised_by(json.loads, '{"a": 1')).name == "data-broken"
+
+
+@pytest.mark.parametrize("value", [{"dtype": "float99"}, {"hidden_size": "abc"}])
+def test_a_configuration_with_a_wrong_value(value: dict[str, str], tiny_checkpoint: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    config = json.loads((tiny_checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | value))
+    assert explain(raised_by(AutoConfig.from_pretrained, str(tmp_path))).name == "config-value"
+
+
+def test_a_file_where_a_folder_is_to_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        error = raised_by(path.mkdir, parents=True, exist_ok=True)
+        assert explain(error).name == "not-a-folder"
+        assert str(path) in happened(error)
+    assert explain(FileExistsError(errno.EEXIST, "File exists", "lock")) is None
+
+
+def test_the_home_of_nobody() -> None:
+    assert explain(raised_by(Path("~nobody-has-this-name/x").expanduser)).name == "home-folder"
 
 
 def test_a_folder_without_weights(tmp_path: Path) -> None:

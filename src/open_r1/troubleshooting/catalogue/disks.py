@@ -131,6 +131,31 @@ DISKS = Group(
             details=(_PATH,),
         ),
         Entry(
+            "not-a-folder",
+            "a file lies where a folder is to be",
+            (
+                "File \".../pathlib.py\", line 1116, in mkdir\nFileExistsError: [Errno 17] File exists: 'data.jsonl'",
+                'File ".../pathlib.py", line 1116, in mkdir\n'
+                "NotADirectoryError: [Errno 20] Not a directory: 'data.jsonl/run'",
+            ),
+            (r"\bFileExistsError: \[Errno 17\]", r"\bNotADirectoryError: \[Errno 20\]"),
+            "a folder was to be made[[: {path}]], and a file has that name, or the name of a folder above it.",
+            ("--output_dir runs/1  # a name that no file has",),
+            details=(_PATH,),
+            where=r'(?:pathlib\S*|/os)\.py(?::|", line \d+, in )(?:mkdir|makedirs)\b',
+        ),
+        Entry(
+            "home-folder",
+            "could not determine home directory",
+            ("RuntimeError: Could not determine home directory.",),
+            (r"Could not determine home directory",),
+            "a path begins with ~ and the name of a user that there is not; or ~ alone is used, and HOME is not set.",
+            (
+                "--output_dir /home/ada/runs/1  # the path written out; so too data, models and caches",
+                "export HOME=/root  # in a container that has none",
+            ),
+        ),
+        Entry(
             "port-permission",
             "a port that needs root",
             (

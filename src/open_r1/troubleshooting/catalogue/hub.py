@@ -47,11 +47,11 @@ HUB = Group(
                 '403 Forbidden: You don\'t have the rights to create a model under the namespace "ada".',
             ),
             (
-                r"401 Client Error: Unauthorized",
-                r"\b401 Unauthorized",
+                r"401 Client Error: Unauthorized(?!.*\bwandb\.ai\b)",
+                r"\b401 Unauthorized(?!.*\bwandb\.ai\b)",
                 r"Invalid (?:user token|username or password|credentials in Authorization header)",
                 r"\bLocalTokenNotFoundError\b",
-                r"\b403 (?:Client Error: )?Forbidden: (?!.*rate)",
+                r"\b403 (?:Client Error: )?Forbidden: (?!.*(?:rate|\bwandb\.ai\b))",
             ),
             "the hub does not accept the token, or needs one[[ ({url})]]; to upload it must be one that may write.",
             (
@@ -105,7 +105,8 @@ HUB = Group(
                 r"\b(?:Repository|Revision|RemoteEntry)NotFoundError\b",
                 r"(?P<repo>[\w./-]+) is not a local folder and is not a valid model identifier",
                 r"is not a valid git identifier",
-                r"does not appear to have a file named",
+                # A hub id, or none that is told; a path is of the entry weights-missing.
+                r"(?:^|[\s'\"])(?P<repo>[\w-][\w.-]*(?:/[\w.-]+)?) does not appear to have a file named",
                 r"\bDatasetNotFoundError\b",
                 r"Dataset '(?P<repo>[^']+)' doesn't exist on the Hub",
                 r"\bHFValidationError\b",

@@ -28,13 +28,18 @@ LAUNCHING = Group(
                 "wandb.errors.errors.UsageError: No API key configured. Use `wandb login` to log in.",
                 "wandb.errors.UsageError: api_key not configured (no-tty). call wandb.login(key=[your_api_key])",
                 "wandb: ERROR api_key not configured (no-tty)",
+                "requests.exceptions.HTTPError: 401 Client Error: Unauthorized for url: https://api.wandb.ai/graphql",
+                "wandb: ERROR Error while calling W&B API: user is not logged in (<Response [401]>)",
             ),
             (
                 r"No API key configured\. Use `wandb login`",
                 r"api_key not configured \(no-tty\)",
-                r"wandb\.errors\.\w*AuthenticationError",
+                r"wandb\.errors\.(?:errors\.)?\w*AuthenticationError",
+                r"\b40[13] .*\bapi\.wandb\.ai\b",
+                r"W&B API: user is not logged in",
             ),
-            "the tracker has no key. In sft and grpo this stops nothing: wandb then records on this machine.",
+            "the tracker has no key, or one that is not accepted. In sft and grpo this stops nothing: "
+            "wandb then records on this machine.",
             (
                 "wandb login  # or export WANDB_API_KEY=…",
                 "--report_to none  # metrics.jsonl and open-r1 report need no account",

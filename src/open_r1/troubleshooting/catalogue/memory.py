@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from open_r1.troubleshooting.entry import Entry, Group
 
-_OUT_OF_MEMORY = (r"\bOutOfMemoryError: ", r"CUDA out of memory\.", r"CUDA (?:driver )?error: out of memory")
+GPU_MEMORY = r"\bOutOfMemoryError: (?!out of resource)"
+"""Not of torch's compiler, which so names shared memory that a kernel asks for in vain."""
+
+_OUT_OF_MEMORY = (GPU_MEMORY, r"CUDA out of memory\.", r"CUDA (?:driver )?error: out of memory")
 _DETAILS = (
     r"Tried to allocate (?P<asked>[\d.]+ [KMG]iB)",
     r"GPU (?P<gpu>\d+) has a total capacity of (?P<total>[\d.]+ [KMG]iB) of which (?P<free>[\d.]+ [KMG]iB) is free",
@@ -70,7 +73,7 @@ MEMORY = Group(
             ),
             (
                 r"DefaultCPUAllocator: can't allocate memory",
-                r"^(?:\w+\.)*_?\w*MemoryError\b(?!.*CUDA)",
+                r"^(?:\w+\.)*_?\w*MemoryError\b(?!.*CUDA|: out of resource)",
                 r"\[Errno 12\]|\bCannot allocate memory",
             ),
             "the memory of the machine, not that of the GPU, is used up[[: {asked} bytes were asked for at once]].",
@@ -93,6 +96,7 @@ MEMORY = Group(
                 "RuntimeError: unable to open shared memory object </torch_4711_1> in read-write mode: "
                 "No space left on device (28)",
                 "Signal 7 (SIGBUS) received by PID 4711",
+                "Bus error (core dumped)",
             ),
             (
                 r"killed by signal: Bus error",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from open_r1.troubleshooting.entry import Entry, Group
 
+_LOCAL_PATH = r"(?:[~.]{0,2}/|[\w.-]+/[\w.-]+/)\S*"
+"""No hub id: it begins with a slash, a dot or a tilde, or has more than one slash."""
+
 _AGAIN = "hf download OWNER/NAME --force-download  # fetches the model again"
 
 MODEL_FILES = Group(
@@ -42,7 +45,7 @@ MODEL_FILES = Group(
         ),
         Entry(
             "torn-config",
-            "config.json or tokenizer.json is broken",
+            "config.json is broken",
             (
                 "OSError: It looks like the config file at '/data/model/config.json' is not a valid JSON file.",
                 "ValueError: Unrecognized model in /data/model. Should have a `model_type` key in its config.json",
@@ -55,17 +58,56 @@ MODEL_FILES = Group(
             (_AGAIN, "--model_name_or_path MODEL  # the folder that holds config.json itself"),
         ),
         Entry(
+            "torn-tokenizer",
+            "tokenizer.json is broken",
+            (
+                'File ".../transformers/tokenization_utils_base.py", line 1730, in _from_pretrained\n'
+                "json.decoder.JSONDecodeError: Expecting value: line 1 column 1 (char 0)",
+            ),
+            (r"\bJSONDecodeError\b",),
+            "tokenizer.json or another file of the tokenizer is cut, or it is a Git LFS pointer of some hundred bytes "
+            "instead of the file.",
+            (
+                "ls -lL MODEL/tokenizer*.json  # tokenizer.json has some MB; a pointer has 135 bytes",
+                _AGAIN,
+                "git lfs pull  # in a folder that was cloned",
+            ),
+            where=r'/tokenization_\w+\.py(?::[a-z_]|", line)|model/load\.py(?::|", line \d+, in )load_tokenizer',
+        ),
+        Entry(
+            "config-value",
+            "config.json has a value that transformers does not take",
+            (
+                'File ".../transformers/configuration_utils.py", line 433, in dtype\n'
+                "AttributeError: module 'torch' has no attribute 'float99'",
+                'File ".../transformers/configuration_utils.py", line 159, in __init__\n'
+                "huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'hidden_size':",
+            ),
+            (r"\bStrictDataclass\w*Error: ", r"module 'torch' has no attribute '"),
+            "config.json of the model has a value that transformers does not take: it was edited, or is of another "
+            "version.",
+            (
+                "hf download OWNER/NAME config.json --force-download  # fetches it again",
+                "pip install --upgrade transformers  # where the model is newer than it",
+            ),
+            ("open-r1 doctor --only packages",),
+            where=r'transformers/configuration_utils\.py(?::[a-z_]|", line)',
+        ),
+        Entry(
             "weights-missing",
-            "the folder holds no weights",
+            "the folder holds no weights, or not all files",
             (
                 "OSError: Error no file named model.safetensors, or pytorch_model.bin, found in directory /data/model.",
                 "OSError: Can't load the model for '/data/run/checkpoint-500'.",
+                "OSError: /data/model does not appear to have a file named config.json.",
             ),
             (
                 r"Error no file named .*found in directory (?P<path>\S+?)\.?$",
                 r"Can't load the (?:model|configuration|tokenizer) (?:for|of) '(?P<path>[^']+)'",
+                rf"(?:^|[\s'\"])(?P<path>{_LOCAL_PATH}) does not appear to have a file named",
             ),
-            "there are no weights[[ in {path}]]: the checkpoint was not finished, or the folder is the one above it.",
+            "weights or other files are missing[[ in {path}]]: the checkpoint was not finished, was copied in part, or "
+            "the folder is the one above it.",
             (
                 "ls OUTPUT_DIR  # checkpoint-N, or the final model itself",
                 "--model_name_or_path OUTPUT_DIR/checkpoint-500",

@@ -44,6 +44,8 @@ PACKAGES = Group(
                 "triton.runtime.errors.OutOfResources: out of resource: shared memory, Required: 131072, Hardware "
                 "limit: 101376. "
                 "Reducing block sizes or `num_stages` may help.",
+                "RuntimeError: No valid triton configs. OutOfMemoryError: out of resource: triton_red_fused_0 "
+                "Required: 131072 Hardware limit:101376 Reducing block sizes or `num_stages` may help.",
                 "triton.compiler.errors.CompilationError: at 12:24:",
                 "RuntimeError: PassManager::run failed",
                 "triton.runtime.errors.PTXASError: PTXAS error: Internal Triton PTX codegen error",
@@ -51,13 +53,15 @@ PACKAGES = Group(
             (
                 r"\bBackendCompilerFailed\b",
                 r"\bInductorError\b|\bCppCompileError\b",
-                r"out of resource: (?P<what>[\w ]+), Required: (?P<asked>\d+), Hardware limit: (?P<limit>\d+)",
+                r"out of resource: (?:(?P<what>[\w ]+),|\w+) Required: (?P<asked>\d+),? "
+                r"Hardware limit: ?(?P<limit>\d+)",
+                r"\bNo valid triton configs\b",
                 r"\btriton\.(?:compiler|runtime)\.errors\.",
                 r"PassManager::run failed",
                 r"\bptxas (?:fatal|error)",
             ),
-            "a kernel could not be compiled for this chip[[: it needs {asked} bytes of {what}, and the chip has "
-            "{limit}]].",
+            "a kernel could not be compiled for this chip[[ ({what})]][[: it needs {asked} bytes, and the chip "
+            "has {limit}]].",
             (
                 _UNCOMPILED,
                 "rm -rf ~/.triton/cache  # where a compilation was cut off; it is made again",

@@ -46,13 +46,18 @@ SIGNALS = Group(
                 "Signal 9 (SIGKILL) received by PID 4711",
                 "exitcode  : -9 (pid: 4711)",
                 "died with <Signals.SIGKILL: 9>",
+                "./run.sh: line 3: 12345 Killed                  open-r1 sft --config recipe.yaml",
+                "[1]+  Killed                  open-r1 sft --config recipe.yaml",
+                "exit code 137",
+                "RuntimeError: DataLoader worker (pid 4711) is killed by signal: Killed.",
                 "concurrent.futures.process.BrokenProcessPool: A process in the process pool was terminated abruptly "
                 "while "
                 "the future was running or pending.",
                 "One of the subprocesses has abruptly died during map operation.",
             ),
             (
-                r"^\w*:? *(?:line \d+: +\d+ )?Killed\b",
+                r"^(?:\w+:)? *Killed\b|^zsh: killed\b",
+                r"\bOOMKilled\b",
                 r"process pool was terminated abruptly",
                 r"subprocesses has abruptly died",
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from open_r1.troubleshooting.catalogue.memory import GPU_MEMORY
 from open_r1.troubleshooting.entry import Entry, Group
 
 _GREATER_SHARE = "--vllm_gpu_memory_utilization 0.6  # a greater share for it; serve-vllm: --gpu_memory_utilization"
@@ -60,7 +61,7 @@ VLLM = Group(
                 'torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB.\n  File ".../vllm/v1/worker/'
                 'gpu_model_runner.py", line 3021, in execute_model',
             ),
-            (r"\bOutOfMemoryError: ",),
+            (GPU_MEMORY,),
             "vLLM ran out of the memory of the GPU[[: {asked} more were asked for]].",
             (
                 "--vllm_gpu_memory_utilization 0.3  # leaves more to what is beside it",
