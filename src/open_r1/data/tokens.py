@@ -205,16 +205,21 @@ def _make(final: Path, rows: Rows, work: Work, num_proc: int | None, bad: BadRow
 def _check_room(folder: Path, rows: Rows, work: Work, done: int) -> None:
     """Holds the tokens of the rows that are not ``done``, as a sample has them, against what is free for them.
 
+    Where their number is not known before they are read, a disk that fills up is said then; what was done is kept.
+
     Raises:
         UserError: they will not fit.
     """
     disk = disk_of(folder)
-    if disk.free > ROOMY or not len(rows):
+    if disk.free > ROOMY or not rows.count:
         return
-    sampled = _sample(rows, work, CHECKED_ROWS)
-    pairs = work.encoder.encode_spans([item.text for item in sampled], [item.spans for item in sampled])
+    try:
+        sampled = _sample(rows, work, CHECKED_ROWS)
+        pairs = work.encoder.encode_spans([item.text for item in sampled], [item.spans for item in sampled])
+    except Exception:  # of a row or the template: said with its place where all rows are tokenized
+        return
     tokens = sum(len(ids) for ids, _ in pairs)
-    need = tokens * TOKEN_BYTES * (len(rows) - done) / min(CHECKED_ROWS, len(rows))
+    need = tokens * TOKEN_BYTES * (rows.count - done) / min(CHECKED_ROWS, rows.count)
     if need > disk.free:
         raise UserError(
             f"the token cache {folder} is on {disk.mount} ({disk.kind}), where {size_text(disk.free)} are free, and "
