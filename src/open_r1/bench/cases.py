@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from open_r1.config import SFTConfig
+from open_r1.machine.cards import BF16_FROM
 from open_r1.model.memory import USABLE, ModelShape, Workload, choose_recompute, estimate_memory
 from open_r1.model.published import SHAPES
 
@@ -92,7 +93,7 @@ def settings_of(case: SFTCase, capability: tuple[int, int] | None) -> SFTConfig:
     """
     if capability is None:
         precision = {"torch_dtype": "float32"}
-    elif capability < (8, 0):
+    elif capability < BF16_FROM:
         precision = {"fp16": True}
     else:
         precision = {"bf16": True} if case.adapters else {"torch_dtype": "bfloat16"}

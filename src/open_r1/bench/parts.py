@@ -10,13 +10,13 @@ from typing import Any
 from open_r1.bench.cases import ON_CPU, SFTCase, gpu_cases
 from open_r1.config.bench import BenchPart
 from open_r1.doctor.gpus import Torch
+from open_r1.machine.cards import BF16_FROM, FP8_FROM
 
 PROBES = "open_r1.bench"
 ALL_REDUCE = "open_r1.parallel.all_reduce_probe"
 SQUARE = {"cuda": 8192, "cpu": 1024}
 ROWS = {"cuda": 16_384, "cpu": 1024}
 LENGTHS = {"cuda": (2048, 16_384), "cpu": (256, 2048)}
-FP8_CAPABILITY = (8, 9)
 LARGE_GPU = 20e9
 """Bytes from which on an engine is given 512 sequences."""
 
@@ -58,8 +58,8 @@ def choose_parts(torch: Torch, only: Sequence[BenchPart] | None, *, vllm: bool |
 def _on_gpu(torch: Torch, vllm: bool) -> list[Part]:
     gpu = torch.gpus[0]
     capability = gpu.capability or (0, 0)
-    half = "bf16" if capability >= (8, 0) else "fp16"
-    dtypes = [*dict.fromkeys((half, "fp16")), *(["fp8"] if capability >= FP8_CAPABILITY else [])]
+    half = "bf16" if capability >= BF16_FROM else "fp16"
+    dtypes = [*dict.fromkeys((half, "fp16")), *(["fp8"] if capability >= FP8_FROM else [])]
     first, *more = gpu_cases(gpu.free, capability) or [[]]
     kernels = sorted(torch.kernels, key=lambda kernel: kernel != torch.chosen)
     attention = [_attention("cuda", kernel, "1.5B", half) for kernel in kernels]

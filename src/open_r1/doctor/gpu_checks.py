@@ -8,13 +8,13 @@ from collections import Counter
 
 from open_r1.doctor.finding import Finding
 from open_r1.doctor.gpus import Driver, Gpu, Torch
+from open_r1.machine.cards import BF16_FROM, FP8_FROM, FP16_FROM
 from open_r1.machine.disks import size_text
 
 OLDEST_DRIVER = {13: 580, 12: 525, 11: 450}
 """By the major version of CUDA (NVIDIA, CUDA compatibility, minor version compatibility)."""
 
 BUSY_SHARE = 0.1
-BF16_FROM, FP16_FROM, FP8_FROM = (8, 0), (7, 0), (8, 9)
 REINSTALL_TORCH = "pip uninstall -y torch && pip install -c constraints.txt torch"
 
 

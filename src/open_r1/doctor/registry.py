@@ -13,9 +13,6 @@ from open_r1.doctor.arithmetic_checks import Dtype, check_all_reduce, check_atte
 from open_r1.doctor.disk_checks import check_cache_disks, check_output_disk
 from open_r1.doctor.finding import Finding
 from open_r1.doctor.gpu_checks import (
-    BF16_FROM,
-    FP8_FROM,
-    FP16_FROM,
     check_driver,
     check_gpus,
     check_links,
@@ -33,6 +30,7 @@ from open_r1.doctor.machine_checks import (
 from open_r1.doctor.network_checks import check_clock, check_hub, check_tokens
 from open_r1.doctor.situation import Situation
 from open_r1.doctor.software_checks import check_deepspeed, check_packages, check_vllm
+from open_r1.machine.cards import BF16_FROM, FP8_FROM, FP16_FROM
 from open_r1.machine.disks import size_text
 from open_r1.model.tokenizer_files import has_vocabulary
 

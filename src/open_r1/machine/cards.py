@@ -13,8 +13,8 @@ from open_r1.config.settings import did_you_mean
 from open_r1.errors import UserError
 
 GB, T = 1e9, 1e12
-BF16_FROM = (8, 0)
-"""Compute capability of the first chips that multiply bf16 on tensor cores."""
+BF16_FROM, FP16_FROM, FP8_FROM = (8, 0), (7, 0), (8, 9)
+"""Compute capability of the first chips that multiply these types on tensor cores."""
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,15 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from open_r1.errors import UserError
+from open_r1.machine.cards import FP8_FROM
 
 MULTIPLE = 16
 """Sizes that the chip's 8-bit products can take; tokens are padded to it."""
-FROM = (8, 9)
-"""Compute capability of the first chips with 8-bit floating-point products."""
 
 
 def chip_problem(capability: tuple[int, int]) -> str:
     """Why a chip of this compute capability, (0, 0) without CUDA, has no 8-bit matrix products; "" where it has."""
-    if capability >= FROM:
+    if capability >= FP8_FROM:
         return ""
     this = f"this one's is {capability[0]}.{capability[1]}" if capability > (0, 0) else "and there is none here"
     return f"fp8 needs a GPU of the Ada or Hopper generation or newer (compute capability 8.9), {this}; leave --fp8 out"

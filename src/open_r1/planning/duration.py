@@ -154,14 +154,11 @@ def _share_of_card(
     """The share of the peak that training all weights reaches, and where that is known from; (None, "") of a processor
     on which no training was measured.
     """
-    measured = {}
-    for way in (False, True):
-        measured[way] = sft_mfu(machine.card, model.shape.parameters, length, rates, adapters=way)
-    share, source = measured[adapters]
+    share, source = sft_mfu(machine.card, model.shape.parameters, length, rates, adapters=adapters)
     if share is not None:
         return share / (ADAPTERS if adapters else 1.0), source
     if machine.memory is None:
-        return measured[False]
+        return sft_mfu(machine.card, model.shape.parameters, length, rates)
     return share_of_peak(model.shape.hidden), ESTIMATE
 
 

@@ -15,6 +15,7 @@ from open_r1.planning.options import Option, choose, options
 from open_r1.planning.refusals import on_machine, refusal, slow_type
 from open_r1.planning.situation import Data, Machine, Model
 from open_r1.planning.storage import Storage, storage
+from open_r1.training.grpo_source import steps_of
 
 FILL = 0.99
 """Of packs, by best fit (docs/data.md: 99.5 % at 16,384)."""
@@ -139,7 +140,7 @@ def _length(settings: SFTConfig | GRPOConfig, machine: Machine, data: Data) -> t
         steps = settings.max_steps if settings.max_steps > 0 else None
         if steps is None and data.rows is not None:
             epoch = data.rows * settings.num_iterations / settings.prompts_per_step
-            steps = math.ceil(settings.num_train_epochs * epoch)
+            steps = steps_of(settings.num_train_epochs, epoch)
         return steps, None if steps is None else steps * a_step
     packs_a_step = a_step // settings.max_length
     if settings.max_steps > 0:

@@ -8,6 +8,7 @@ from rich.console import Console
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.config.training import TORCH_OPTIMIZERS
 from open_r1.errors import UserError
+from open_r1.machine.cards import BF16_FROM
 from open_r1.model.fp8 import check_fp8, chip_problem
 from open_r1.model.lora import quantization_arguments
 from open_r1.parallel.runtime import Runtime
@@ -18,8 +19,6 @@ SHARDED = ("fsdp", "zero2", "zero3")
 """Launchers that spread weights or the optimizer's state over processes."""
 GATHERED = ("fsdp", "zero3")
 """Those that leave each process a part of the weights."""
-BF16_FROM = (8, 0)
-"""Compute capability of the first chips that multiply bf16 on tensor cores."""
 NO_CUDA = (0, 0)
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from open_r1.machine.disks import Space, folder_size, space_line
 from open_r1.machine.run_files import DATA_DISK, RunFiles, check_space, checkpoints_in
 from open_r1.model.memory import estimate_memory
 from open_r1.planning.situation import Data, Machine, Model
-from open_r1.training.integrity import Torn, read_manifest
+from open_r1.training.integrity import Torn, checkpoints_by_step, read_manifest
 
 ON_DISK = {"paged_adamw_8bit": "adamw_8bit", "paged_adamw_32bit": "adamw_split"}
 """An optimizer whose state is the same, for those whose state is not on the device."""
@@ -150,8 +149,8 @@ def _resumed_step(settings: SFTConfig | GRPOConfig) -> int:
     """The step of the checkpoint that the run will continue from; 0 where it begins anew."""
     wanted = settings.resume_from_checkpoint
     if wanted is True:
-        names = [path.name for path in Path(settings.output_dir).expanduser().glob("checkpoint-*")]
-        return max((int(match[1]) for name in names if (match := re.fullmatch(r"checkpoint-(\d+)", name))), default=0)
+        there = checkpoints_by_step(Path(settings.output_dir).expanduser())
+        return there[-1][0] if there else 0
     try:
         return read_manifest(Path(wanted)).step if wanted else 0
     except Torn:  # refused where it is to be loaded

@@ -9,7 +9,6 @@ that does not match its ``checkpoint.json`` is passed over.
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,16 @@ from open_r1.errors import UserError
 from open_r1.model.export import save_model
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.continuity import made_by
-from open_r1.training.integrity import Manifest, Torn, check, read_manifest, seal, sync_folder, write_manifest
+from open_r1.training.integrity import (
+    Manifest,
+    Torn,
+    check,
+    checkpoints_by_step,
+    read_manifest,
+    seal,
+    sync_folder,
+    write_manifest,
+)
 from open_r1.training.stored_state import has_adapters, read_moments, read_rest, read_weights, write_state
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -141,7 +149,7 @@ class Checkpoints:
         """Keeps the last ``limit`` whole ones up to ``newest``, which has just been written, and what is later."""
         if not self.limit:
             return
-        earlier = [(step, path) for step, path in self._listed() if step <= newest]
+        earlier = [(step, path) for step, path in checkpoints_by_step(self.folder) if step <= newest]
         whole = [step for step, path in earlier if not flaw(path, contents=False)]
         for step, path in earlier:
             if step < whole[-self.limit :][0]:
@@ -149,11 +157,6 @@ class Checkpoints:
                     _remove(path)
                 except OSError as error:
                     console.print(f"[yellow]{path} could not be deleted[/]: {error}")
-
-    def _listed(self) -> list[tuple[int, Path]]:
-        """Steps and folders of everything that is called a checkpoint, oldest first."""
-        named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in self.folder.glob("checkpoint-*"))
-        return sorted((int(match[1]), path) for match, path in named if match)
 
     def find(self, wanted: bool | str | None) -> Path | None:
         """The checkpoint that ``resume_from_checkpoint`` means, compared byte by byte with what was written.
@@ -170,7 +173,7 @@ class Checkpoints:
         if wanted is None or wanted is False:
             return None
         if wanted is True:
-            torn = self._listed()
+            torn = checkpoints_by_step(self.folder)
             for _, path in reversed(torn):
                 reason = flaw(path, contents=True)
                 if not reason:
@@ -227,7 +230,7 @@ class Checkpoints:
 
         Under their own names the next ``--resume_from_checkpoint true`` would take them for the newest of this course.
         """
-        for later, path in self._listed():
+        for later, path in checkpoints_by_step(self.folder):
             if later > step and not flaw(path, contents=False):
                 aside = path.with_name(f"superseded-{path.name}")
                 shutil.rmtree(aside, ignore_errors=True)

@@ -17,7 +17,7 @@ from open_r1.generation.seeds import sample_seed
 from open_r1.parallel.runtime import Runtime
 from open_r1.rewards.pool import RewardPool, Scores
 from open_r1.rl.advantages import combine_rewards
-from open_r1.training.rollout_metrics import mean_of
+from open_r1.training.rollout_metrics import mean_of, sum_count
 from open_r1.training.signals import StopSignal
 
 STEP = -1
@@ -74,10 +74,10 @@ class HeldOutRewards:
         lengths = [len(completion.token_ids) for completion in completions]
         cut = [completion.finish_reason == "length" for completion in completions]
         sums = {
-            "eval/reward": _sum_count(combined),
-            **{f"eval/rewards/{name}": _sum_count(row) for name, row in zip(self._names, values, strict=True)},
-            "eval/completion_length": _sum_count(lengths),
-            "eval/truncated": _sum_count(cut),
+            "eval/reward": sum_count(combined),
+            **{f"eval/rewards/{name}": sum_count(row) for name, row in zip(self._names, values, strict=True)},
+            "eval/completion_length": sum_count(lengths),
+            "eval/truncated": sum_count(cut),
         }
         totals = self._runtime.sum(torch.tensor(list(sums.values()), dtype=torch.float64)).tolist()
         means = {name: mean_of(total, count) for name, (total, count) in zip(sums, totals, strict=True)}
@@ -131,8 +131,3 @@ def eval_params(config: GRPOConfig, training: SamplingParams) -> SamplingParams:
     if temperature is None:
         temperature = 0.0 if config.num_generations_eval == 1 else config.temperature
     return replace(training, temperature=temperature)
-
-
-def _sum_count(values: object) -> tuple[float, float]:
-    array = np.asarray(values, dtype=np.float64)
-    return float(np.nansum(array)), float(np.count_nonzero(~np.isnan(array)))

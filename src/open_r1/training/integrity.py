@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +23,12 @@ CHUNK = 1 << 24
 
 class Torn(Exception):  # noqa: N818 - says what a folder is
     """A folder that is not a whole checkpoint; the message says why."""
+
+
+def checkpoints_by_step(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and folders of everything in ``folder`` that is called a checkpoint, oldest first."""
+    named = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("checkpoint-*"))
+    return sorted((int(match[1]), path) for match, path in named if match)
 
 
 @dataclass(frozen=True)

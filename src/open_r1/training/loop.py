@@ -260,13 +260,17 @@ class Trainer:
         """Saves the state after ``step`` steps, unless that was the last one saved."""
         if self._saved[0] != step:
             with self.meter.apart():
-                sources = self.runtime.gather([self.source.state_dict(step)])
-                state = TrainingState(step, sources, self.source.fingerprint)
-                path = self.checkpoints.save(state, self.module, self.optimizer)
+                path = self.write_checkpoint(step)
                 if path and self.on_save:
                     self.on_save(path, step)
                 self._saved = (step, path)
         return self._saved[1]
+
+    def write_checkpoint(self, step: int) -> Path | None:
+        """Writes the state after ``step`` steps, and tells nobody; None where the disk does not take it. Collective."""
+        sources = self.runtime.gather([self.source.state_dict(step)])
+        state = TrainingState(step, sources, self.source.fingerprint)
+        return self.checkpoints.save(state, self.module, self.optimizer)
 
     def _summary(self, steps: int) -> dict[str, float]:
         finite = [loss for loss in self._losses if math.isfinite(loss)]

@@ -72,14 +72,14 @@ class RolloutMetrics:
         completions = [completion for group in seen for completion in group.completions]
         lengths = [len(completion.token_ids) for completion in completions]
         sums = {
-            **{f"rewards/{name}": _sum_count(values) for name, values in zip(self._names, rewards, strict=True)},
-            "reward": _sum_count(combined.numpy()),
-            "reward_std": _sum_count(_spread(combined.numpy())),
-            "completion_length": _sum_count(lengths),
-            "truncated": _sum_count([completion.finish_reason == "length" for completion in completions]),
-            "empty": _sum_count([not text.strip() for group in seen for text in group.texts]),
-            "repetition": _sum_count([in_a_loop(text) for group in seen for text in group.texts]),
-            "groups_with_signal": _sum_count(has_signal(combined).numpy()),
+            **{f"rewards/{name}": sum_count(values) for name, values in zip(self._names, rewards, strict=True)},
+            "reward": sum_count(combined.numpy()),
+            "reward_std": sum_count(_spread(combined.numpy())),
+            "completion_length": sum_count(lengths),
+            "truncated": sum_count([completion.finish_reason == "length" for completion in completions]),
+            "empty": sum_count([not text.strip() for group in seen for text in group.texts]),
+            "repetition": sum_count([in_a_loop(text) for group in seen for text in group.texts]),
+            "groups_with_signal": sum_count(has_signal(combined).numpy()),
             "groups_trained": (float(len(drawn.kept)), float(self._groups)),
         }
         longest = self._runtime.max(float(max(lengths)))
@@ -139,6 +139,7 @@ def mean_of(total: float, count: float) -> float:
     return total / count if count else math.nan
 
 
-def _sum_count(values: Any) -> tuple[float, float]:
+def sum_count(values: Any) -> tuple[float, float]:
+    """The sum of the values that there are (not NaN), and how many these are."""
     array = np.asarray(values, dtype=np.float64)
     return float(np.nansum(array)), float(np.count_nonzero(~np.isnan(array)))

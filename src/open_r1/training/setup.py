@@ -29,7 +29,7 @@ from open_r1.model.lora import add_adapters, quantization_arguments, weights_dty
 from open_r1.model.pack_model import PackModel
 from open_r1.parallel.runtime import Runtime
 from open_r1.report.tables import number, numbers_table
-from open_r1.training.checkpoint import TrainingState, is_of_the_disk
+from open_r1.training.checkpoint import is_of_the_disk
 from open_r1.training.loop import Trainer, TrainResult
 from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.metrics import FILE as METRICS_FILE
@@ -273,9 +273,7 @@ def _save_last_step(failure: Exception | None, trainer: Trainer, step: int) -> s
     path, problem, checkpoints = None, "no room", trainer.checkpoints
     try:
         with StopSignal():  # the run ends here anyway
-            sources = trainer.runtime.gather([trainer.source.state_dict(step)])
-            state = TrainingState(step, sources, trainer.source.fingerprint)
-            path = checkpoints.save(state, trainer.module, trainer.optimizer)
+            path = trainer.write_checkpoint(step)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
     again = "the same command with --resume_from_checkpoint true"
