@@ -161,7 +161,7 @@ def test_the_fine_tuned_model_answers_and_stops(fine_tuned: Run) -> None:
     answers = model.generate(**prompts, max_new_tokens=160, do_sample=False)[:, prompts["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(answers)
     # A model this small loses itself now and then: three of the twelve did when this was written.
-    assert sum(END in text for text in texts) >= 6, texts
+    assert sum(END in text for text in texts) >= 8, texts
     assert any("####" in text for text in texts), texts
 
 
