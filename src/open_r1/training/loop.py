@@ -190,10 +190,10 @@ class Trainer:
             reading = self._readings.popleft()
             step = reading.step + 1
             metrics = self._account(reading)
-            if self._saves(step):
-                self._save(step)
             interrupted = None
             if self._evaluates(step):
+                if self._saves(step):
+                    self._save(step)  # not after what may take long, and be killed
                 try:
                     with self.meter.apart():
                         metrics |= self.evaluate(stop)
@@ -208,6 +208,8 @@ class Trainer:
             if logs:
                 log.write(step, metrics)
             progress.update(step, metrics)
+            if self._saves(step):
+                self._save(step)  # the step's line is on disk by then: a run that goes on from here does not write it
             if interrupted:
                 raise interrupted
 

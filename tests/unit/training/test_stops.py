@@ -22,6 +22,7 @@ from open_r1.config import SFTConfig
 from open_r1.data.pack import Pack
 from open_r1.errors import StopRequested
 from open_r1.training import held_out, setup
+from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import PACKS_BETWEEN_LOOKS, HeldOutLoss
 from open_r1.training.sft_source import sft_objective
 from open_r1.training.signals import Interrupted, StopSignal
@@ -76,6 +77,21 @@ def test_within_an_evaluation(sft_settings: dict[str, Any], tmp_path: Path, monk
     assert before == [2]
     assert [line["step"] for line in Run(tmp_path / "run").metrics] == [1, 2]
     assert not any("eval_loss" in line for line in Run(tmp_path / "run").metrics)
+
+
+def test_a_step_is_recorded_before_it_is_saved(
+    sft_settings: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is killed after a checkpoint goes on from it, and would never write the line of its step."""
+    write, recorded = Checkpoints._write, []
+
+    def writing(self: Checkpoints, folder: Path, *rest: Any) -> None:
+        recorded.append([line["step"] for line in Run(tmp_path).metrics])
+        write(self, folder, *rest)
+
+    monkeypatch.setattr(Checkpoints, "_write", writing)
+    train("sft", tmp_path, **sft_settings | {"max_steps": 5, "save_strategy": "steps", "save_steps": 2})
+    assert recorded == [[1, 2], [1, 2, 3, 4]]
 
 
 def test_ranks_leave_an_evaluation_together(monkeypatch: pytest.MonkeyPatch) -> None:
