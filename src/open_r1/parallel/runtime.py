@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -76,17 +76,17 @@ class Runtime:
     @property
     def rank(self) -> int:
         """This process's number, 0 to world_size - 1."""
-        return self._accelerator.process_index
+        return self._way.rank
 
     @property
     def world_size(self) -> int:
         """How many processes train together."""
-        return self._accelerator.num_processes
+        return self._way.world_size
 
     @property
     def is_main(self) -> bool:
         """Whether this process writes files and speaks to the person."""
-        return self._accelerator.is_main_process
+        return self.rank == 0
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
@@ -225,12 +225,13 @@ class Runtime:
 
     def barrier(self) -> None:
         """Waits for every rank."""
-        self._accelerator.wait_for_everyone()
+        if self.world_size > 1:
+            self._accelerator.wait_for_everyone()
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Rank 0 goes first (it fills a cache); the others follow and find the work done."""
-        with self._accelerator.main_process_first():
+        with self._accelerator.main_process_first() if self.world_size > 1 else nullcontext():
             yield
 
     def close(self) -> None:
