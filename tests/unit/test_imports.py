@@ -43,6 +43,9 @@ LIGHT = {
 
 HEAVY = {"torch", "transformers", "accelerate", "datasets", "peft", "vllm"}
 
+LATE = {"peft", "bitsandbytes", "torchao", "deepspeed"}
+"""Imported by the functions that need them: most runs do not, and each takes a second or more of a start."""
+
 LONG_FILES: dict[str, str] = {}
 """Files of more than 300 lines, each with its reason."""
 
@@ -185,6 +188,18 @@ def ranks_outside_parallel(project: Project) -> list[str]:
     return found
 
 
+def late_ones_at_the_top(project: Project) -> list[str]:
+    found = []
+    for module in project:
+        for node in module.tree.body:
+            names = (
+                [name.name for name in node.names] if isinstance(node, ast.Import) else [getattr(node, "module", "")]
+            )
+            if {str(name).split(".")[0] for name in names} & LATE:
+                found.append(f"{module.name}:{node.lineno} imports {', '.join(names)} for all")
+    return found
+
+
 def relative_imports(project: Project) -> list[str]:
     return [module.name for module in project if any(name.startswith(".") for name in module.imports)]
 
@@ -202,6 +217,7 @@ CHECKS = (
     heavy_in_light_rooms,
     rl_beyond_torch,
     ranks_outside_parallel,
+    late_ones_at_the_top,
     relative_imports,
     long_or_nameless_files,
 )
@@ -230,6 +246,8 @@ def test_the_project_holds(check: Callable[[Project], list[str]], project: Proje
         (ranks_outside_parallel, {"training/loop.py": "from torch import distributed\n"}),
         (ranks_outside_parallel, {"training/loop.py": "import torch\ntorch.distributed.barrier()\n"}),
         (ranks_outside_parallel, {"cli.py": "import os\nos.environ['LOCAL_RANK']\n"}),
+        (late_ones_at_the_top, {"model/lora.py": "from peft import LoraConfig\n"}),
+        (late_ones_at_the_top, {"model/load.py": "import torchao.quantization\n"}),
         (relative_imports, {"data/rows.py": "from .pack import Pack\n"}),
         (long_or_nameless_files, {"data/rows.py": "x = 1\n" * 301}),
         (long_or_nameless_files, {"data/utils.py": ""}),

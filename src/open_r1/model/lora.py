@@ -6,7 +6,6 @@ import importlib.util
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -61,6 +60,8 @@ def add_adapters(model: PreTrainedModel, config: SFTConfig | GRPOConfig) -> nn.M
     Adapters are float32. Frozen weights keep their dtype, those of a quantised model too: what PEFT advises for these,
     float32 for all that is not quantised, costs 4.4 GB at Qwen2.5-7B for its embedding and head alone.
     """
+    from peft import LoraConfig, get_peft_model  # a second that runs without adapters need not wait for
+
     adapters = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from open_r1.errors import UserError
 from open_r1.model.load import load_model
+
+if TYPE_CHECKING:  # it takes a second to import, which runs without adapters need not wait for
+    from peft import PeftModel
 
 _PREFIX = "base_model.model."
 _PAIRS = {"lora_A": "lora_B", "lora_embedding_A": "lora_embedding_B"}
