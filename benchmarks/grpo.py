@@ -43,7 +43,7 @@ from typing import Any
 import flash_attention_2
 from distributed import NO_MULTICAST, roomy_folder
 from distributed_inputs import write_model
-from grpo_job import SEED, Job
+from grpo_job import LONG, SEED, Job, steps_of
 from grpo_record import compare_gradients
 from grpo_table import comparison, table
 from sft import ROOT, SHAPES, wait_for
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="JSON lines of question and answer, as GSM8K has them")
     parser.add_argument("--cases", nargs="+", default=CASES)
     parser.add_argument("--sides", nargs="+", default=SIDES)
-    parser.add_argument("--steps", type=int, default=8, help="under the clock")
-    parser.add_argument("--warmup", type=int, default=3, help="before it: compiling, allocating")
+    parser.add_argument("--steps", type=int, help=f"under the clock; 8, or 2 with answers of {LONG} tokens and more")
+    parser.add_argument("--warmup", type=int, help="before it: compiling, allocating; 3, or 1 with these")
     parser.add_argument("--timeout", type=float, default=300, help="seconds for one side")
     parser.add_argument("--budget", type=float, default=540, help="seconds after which no side is started")
     parser.add_argument("--check", action="store_true", help="compare what is learnt from the same answers")
@@ -144,8 +144,7 @@ def check(folder: Path, arguments: argparse.Namespace) -> str:
     lines, results = [], []
     for side in [side for side in arguments.sides if side.startswith("trl")]:
         record = folder / "record.pt"
-        theirs = make_job(arguments.cases[0], side, folder, arguments)
-        theirs = replace(theirs, warmup=0, steps=1, record=str(record))
+        theirs = replace(make_job(arguments.cases[0], side, folder, arguments), warmup=0, steps=1, record=str(record))
         same = make_job(arguments.cases[0], ours, folder, arguments)
         same = replace(same, warmup=0, steps=1, record=str(record), dtype=theirs.dtype, vllm=False)
         pair = [
@@ -175,6 +174,7 @@ def make_job(case: str, side: str, folder: Path, arguments: argparse.Namespace) 
     """The job of a side, with its model and rows written down where they are not yet."""
     name, prompts, group, completion, micro_batch = read_case(case)
     system, dtype, micro_batch, settings = read_side(side, micro_batch)
+    warmup, steps = steps_of(completion, arguments.warmup, arguments.steps)
     if prompts * group % micro_batch:
         sys.exit(f"{case} {side}: {prompts * group} answers are not whole micro-batches of {micro_batch}")
     model = arguments.model
@@ -184,9 +184,9 @@ def make_job(case: str, side: str, folder: Path, arguments: argparse.Namespace) 
             write_model(model, name, arguments.device)
             for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):  # of as many words
                 shutil.copy(arguments.model / file, model / file)
-    rows = folder / f"rows-{prompts}.jsonl"
+    rows = folder / f"rows-{prompts}-{steps}.jsonl"
     if not rows.exists():
-        write_rows(arguments.data, rows, prompts * (arguments.warmup + arguments.steps))
+        write_rows(arguments.data, rows, prompts * (warmup + steps))
     return Job(
         system=system,
         model=str(model),
@@ -196,8 +196,8 @@ def make_job(case: str, side: str, folder: Path, arguments: argparse.Namespace) 
         completion=completion,
         micro_batch=micro_batch,
         reward="accuracy" if name == "model" and not arguments.tiny else "coin",
-        warmup=arguments.warmup,
-        steps=arguments.steps,
+        warmup=warmup,
+        steps=steps,
         device=arguments.device,
         dtype="float32" if arguments.device == "cpu" else dtype,
         vllm=arguments.device == "cuda",

@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +137,8 @@ def run(arguments: argparse.Namespace, name: str, words: list[Any]) -> bool:
             process.wait(max(1.0, arguments.deadline - begin))
         except subprocess.TimeoutExpired:
             process.terminate()
-        try:
-            process.wait(GRACE)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -37,7 +37,7 @@ from grpo import LAST_LINES, environment_of_case
 from memory import SAID
 from sft import ROOT, TOKENIZER, wait_for
 
-from open_r1.files import write_json
+from open_r1.files import read_json, write_json
 
 DATA = ROOT / "tests" / "data" / "gsm8k_train_64.jsonl"
 SIDE = ROOT / "benchmarks" / "grpo_memory_side.py"
@@ -76,11 +76,11 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=CASES, metavar="CASE")
-    parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--limit", type=float, help="GB, instead of what the case's card has")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="changes of all recipes")
     parser.add_argument("--tokenizer", type=Path, default=TOKENIZER, help="a folder with another one, for its prompts")
-    parser.add_argument("--timeout", type=float, default=240, help="seconds for one case")
+    parser.add_argument("--timeout", type=float, default=300, help="seconds for one case")
     parser.add_argument("--budget", type=float, default=400, help="seconds after which no case is started")
     parser.add_argument("--tiny", action="store_true", help="a tiny model and short answers")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
@@ -147,9 +147,10 @@ def run(folder: Path, answers: int, arguments: argparse.Namespace) -> dict[str, 
     with (folder / "log").open("wb") as log:
         variables = environment_of_case(arguments.device)
         process = subprocess.Popen(command, stdout=log, stderr=log, env=variables, start_new_session=True)
-        error = wait_for(process, arguments.timeout) or "ended without a result"
-    written = folder / "result.json"
-    result = json.loads(written.read_text()) if written.exists() else {"error": error}
+        error = wait_for(process, arguments.timeout)
+    result = read_json(folder / "result.json") or {}
+    if error or not result:  # of the steps that it took before, all is known
+        result.setdefault("error", error or "ended without a result")
     lines = [line.strip() for line in (folder / "log").read_text(errors="replace").splitlines() if line.strip()]
     said = [line[:200] for line in lines if any(part in line for part in (*SAID, "vLLM takes"))]
     engine = sorted(Path(folder, "run").glob("vllm-rank-*.log"))

@@ -11,7 +11,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from distributed_inputs import write_model
 from memory_sides import predicting
 
 import open_r1.grpo
+from open_r1.files import write_json
 from open_r1.training import rollout_engine
 from open_r1.training.step import TrainingStep
 
@@ -35,7 +36,8 @@ class Steps:
         phases: when ("load", "engine", "draw", "train") began, in seconds of the monotonic clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[], None]) -> None:
+        self._report = report  # after each step: what comes after it may take too long
         self.engine = 0
         self.peaks: list[int] = []
         self.phases: list[tuple[float, str]] = [(time.monotonic(), "load")]
@@ -66,14 +68,16 @@ class Steps:
             with self._during("train"):
                 reading = take(step, *arguments)
             self.peaks.append(torch.cuda.max_memory_allocated() - self.engine)
+            self._report()
             return reading
 
         stack.enter_context(mock.patch.object(open_r1.grpo, "build_engine", built))
         stack.enter_context(mock.patch.object(TrainingStep, "__call__", taken))
 
 
-def run(case: dict[str, Any]) -> dict[str, Any]:
-    """Trains; what it took and what it was expected to take, or ``error``."""
+def run(case: dict[str, Any], written: Path) -> None:
+    """Trains, and writes what it took and what it was expected to take, or ``error``; after each step what is known."""
+    began = time.perf_counter()
     result: dict[str, Any] = {}
     share = rollout_engine.colocated_share
 
@@ -83,7 +87,17 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         result["sleeps"] = got.sleeps
         return got, training
 
-    steps = Steps()
+    def report() -> None:
+        told = result | {"phases": steps.phases, "side_s": round(time.perf_counter() - began, 1)}
+        if torch.cuda.is_available():
+            told |= {
+                "allocated_gb": [peak / 1e9 for peak in steps.peaks],
+                "retries": torch.cuda.memory_stats()["num_alloc_retries"],
+                "device": torch.cuda.get_device_name(),
+            }
+        write_json(written, told | rates(Path(case["folder"], "run", "metrics.jsonl"), case["answers"]))
+
+    steps = Steps(report)
     with ExitStack() as stack:
         stack.enter_context(mock.patch.object(rollout_engine, "colocated_share", shared))
         stack.enter_context(predicting(result, open_r1.grpo))
@@ -93,14 +107,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
         except BaseException as error:
             traceback.print_exc()
             result["error"] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    result["phases"] = steps.phases
-    if torch.cuda.is_available():
-        result |= {
-            "allocated_gb": [peak / 1e9 for peak in steps.peaks],
-            "retries": torch.cuda.memory_stats()["num_alloc_retries"],
-            "device": torch.cuda.get_device_name(),
-        }
-    return result | rates(Path(case["folder"], "run", "metrics.jsonl"), case["answers"])
+    report()
 
 
 def rates(metrics: Path, answers: int) -> dict[str, Any]:
@@ -124,9 +131,7 @@ def main() -> None:
     if sys.argv[1] == "model":
         write_model(Path(sys.argv[2]), *sys.argv[3:])
         return
-    began = time.perf_counter()
-    answer = run(json.loads(Path(sys.argv[1]).read_text()))
-    Path(sys.argv[2]).write_text(json.dumps(answer | {"side_s": round(time.perf_counter() - began, 1)}))
+    run(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)  # engines leave threads behind

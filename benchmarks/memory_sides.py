@@ -64,6 +64,18 @@ def predicting(result: dict[str, Any], command: ModuleType) -> Iterator[None]:
     seen: list[tuple[SFTConfig | GRPOConfig, Runtime, nn.Module]] = []
     warm_up = command.warm_up
 
+    def predict(config: SFTConfig | GRPOConfig, runtime: Runtime, module: nn.Module) -> None:
+        pack_model = runtime.unwrap(module)
+        level = pack_model.layers.recompute
+        parts = estimate_memory(*describe_work(config, runtime, pack_model), level)
+        result.update(
+            optimizer=config.optim,
+            recompute=level,
+            compiled=pack_model.layers.compiled,
+            predicted_gb=parts.total / 1e9,
+            parts_gb={name: round(value / 1e9, 2) for name, value in vars(parts).items()},
+        )
+
     def watched(config: SFTConfig | GRPOConfig, runtime: Runtime, module: nn.Module, *more: Any) -> None:
         seen.append((config, runtime, module))
         if runtime.device.type == "cuda":
@@ -71,22 +83,14 @@ def predicting(result: dict[str, Any], command: ModuleType) -> Iterator[None]:
             result["loading_gb"] = torch.cuda.max_memory_allocated() / 1e9
             torch.cuda.reset_peak_memory_stats()  # `transformers` claims a model's size for a moment
         warm_up(config, runtime, module, *more)
+        predict(config, runtime, module)
 
     try:
         with mock.patch.object(command, "warm_up", watched):
             yield
     finally:
-        for config, runtime, module in seen:
-            pack_model = runtime.unwrap(module)
-            level = pack_model.layers.recompute
-            parts = estimate_memory(*describe_work(config, runtime, pack_model), level)
-            result |= {
-                "optimizer": config.optim,
-                "recompute": level,
-                "compiled": pack_model.layers.compiled,
-                "predicted_gb": parts.total / 1e9,
-                "parts_gb": {name: round(value / 1e9, 2) for name, value in vars(parts).items()},
-            }
+        for one in seen:
+            predict(*one)  # more may be recomputed by now
 
 
 def train_made(job: Job, packs: JobPacks, make_model: Any, result: dict[str, Any]) -> None:

@@ -7,8 +7,12 @@ expressions in every trace. Used by benchmarks/prepare.py.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,20 +58,25 @@ def write_traces(folder: Path, rows: int, problems: Path, seed: int = 0) -> Path
     if (target / "whole").exists():
         return target
     (target / "data").mkdir(parents=True, exist_ok=True)
-    known = sentences(problems)
     shards = -(-rows // SHARD_ROWS)
-    for shard in range(shards):
-        name = target / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet"
-        count = min(SHARD_ROWS, rows - shard * SHARD_ROWS)
-        writer = None
-        for group in range(0, count, GROUP_ROWS):
-            numbers = range(shard * SHARD_ROWS + group, shard * SHARD_ROWS + min(group + GROUP_ROWS, count))
-            table = pa.Table.from_pylist([_row(random.Random(f"{seed}/{number}"), known) for number in numbers])
-            writer = writer or pq.ParquetWriter(name, table.schema)
-            writer.write_table(table)
-        writer.close()
+    counts = [min(SHARD_ROWS, rows - shard * SHARD_ROWS) for shard in range(shards)]
+    names = [target / "data" / f"train-{shard:05d}-of-{shards:05d}.parquet" for shard in range(shards)]
+    firsts, several = range(0, rows, SHARD_ROWS), get_context("fork")  # the program itself is not imported again
+    with ProcessPoolExecutor(min(shards, os.cpu_count() or 1), mp_context=several) as pool:
+        list(pool.map(_write_shard, names, firsts, counts, repeat(sentences(problems)), repeat(seed)))
     (target / "whole").touch()
     return target
+
+
+def _write_shard(path: Path, first: int, count: int, known: list[str], seed: int) -> None:
+    """``count`` rows from number ``first`` on, each by a seed of its own."""
+    writer = None
+    for group in range(first, first + count, GROUP_ROWS):
+        numbers = range(group, min(group + GROUP_ROWS, first + count))
+        table = pa.Table.from_pylist([_row(random.Random(f"{seed}/{number}"), known) for number in numbers])
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    writer.close()
 
 
 def _row(rng: random.Random, known: list[str]) -> dict[str, list[dict[str, str]]]:

@@ -116,7 +116,7 @@ class TransformersEngine:
         Autocast is entered here and not around the generator: it would leak into the consumer's code at each yield.
         """
         try:
-            with self._autocast():
+            with self._autocast(), _without_cudnn_attention():
                 return decoder.run()
         except torch.OutOfMemoryError:
             if decoder.max_rows == 1:
@@ -142,3 +142,16 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _without_cudnn_attention() -> Iterator[None]:
+    """On Hopper and Blackwell torch prefers cuDNN's attention, which plans anew, for some 30 ms, at each number of keys
+    and of rows that it has not met: at every token that is decoded.
+    """
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)

@@ -121,6 +121,17 @@ def test_the_settings_reach_vllm(log: Path) -> None:
     assert "distributed_executor_backend" not in engine(log).llm.arguments
 
 
+def test_graphs_are_captured_for_as_many_completions_as_are_decoded_at_once(log: Path) -> None:
+    def captured(most: int, **changes: Any) -> list[int] | None:
+        llm = ColocatedEngine("m", ColocatedOptions(64, most, 4096, **changes), log=log).llm
+        return llm.arguments.get("compilation_config", {}).get("cudagraph_capture_sizes")
+
+    assert captured(512) is None  # vLLM's own sizes, which end there
+    assert captured(1000)[-9:] == [512, 576, 640, 704, 768, 832, 896, 960, 1000]
+    assert captured(1024)[-2:] == [960, 1024]
+    assert captured(1024, enforce_eager=True) is None
+
+
 def test_weights_go_in_and_prompts_of_the_old_ones_are_forgotten(log: Path) -> None:
     drawing = engine(log)
     drawing.load_weights(iter(WEIGHTS))

@@ -40,11 +40,15 @@ def ask(state: ChatServer, count: int, **settings: Any) -> dict[int, Reply]:
 
 
 def test_every_request_is_answered_once_with_no_more_in_flight_than_allowed() -> None:
-    def slowly(handler: Handler, body: dict[str, Any], before: int) -> None:
+    seven = threading.Barrier(7)
+
+    def together(handler: Handler, body: dict[str, Any], before: int) -> None:
+        if body["seed"] < 7:
+            seven.wait(timeout=30)
         time.sleep(0.01)
         echo(handler, body, before)
 
-    with chat_server(slowly) as state:
+    with chat_server(together) as state:
         found = ask(state, 60, concurrency=7)
         assert {place: reply.text for place, reply in found.items()} == {n: f"seed {n}" for n in range(60)}
         assert state.most_in_flight == 7 and len(state.bodies) == 60

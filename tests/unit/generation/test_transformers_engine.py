@@ -326,6 +326,17 @@ def test_autocast_does_not_leak_into_the_consumer(model):
         assert 0 < difference < 0.2
 
 
+def test_no_kernel_is_asked_that_plans_anew_for_each_number_of_keys(model):
+    asked = []
+    hook = model.register_forward_pre_hook(lambda *_: asked.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    engine = TransformersEngine(model, pad_token_id=0)
+    for _ in engine.generate([Request(0, (1, 2), seed=0)], SamplingParams(4)):
+        assert torch.backends.cuda.cudnn_sdp_enabled()
+    hook.remove()
+    assert asked and not any(asked)
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_attention_reads_the_cache_where_it_lies(model, monkeypatch, dtype):
     model.set_attn_implementation(NAME)
