@@ -9,12 +9,16 @@ os.environ["OPEN_R1_HOME"] = "/nonexistent/open_r1"  # settings of whoever runs 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line sets it: cores may be shared
 
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# What a script starts in the background is deaf to Ctrl-C, and so would be what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,17 @@ torchrun --nproc_per_node 2 ranks_cases.py cases.json
 
 Cases are ``{"kind": "fsdp", "command": "sft", "words": ["--output_dir", …]}``; with ``"poison": N`` the loss of the
 N-th micro-batch of rank 1 is not a number, with ``"refused": true`` the run is expected to end with a `UserError`, with
-``"own_engine": true`` the engine of a GRPO run has a model of its own, with ``"full_disk": true`` there is no room for
-the final model. What a case says goes to ``OUTPUT_DIR.log``.
+``"own_engine": true`` the engine of a GRPO run has a model of its own, which with ``"lost": true`` rank 0 loses in the
+middle of the weights for the second step, with ``"full_disk": true`` there is no room for the final model, and with
+``"told": true`` rank 1 is told to stop while the final weights are gathered. What a case says goes to
+``OUTPUT_DIR.log``.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
@@ -64,16 +67,45 @@ def engine_of_its_own(config: Any, runtime: Any, policy: Any, *_: Any) -> Any:
     return TransformersEngine(model, pad_token_id=policy.stop_token_ids[0], shares_weights=False)
 
 
+def lost_engine(*arguments: Any) -> Any:
+    """One that rank 0 loses when it sends weights a second time; the other ranks only know that they gather them."""
+    from open_r1.errors import UserError
+
+    engine = engine_of_its_own(*arguments)
+    load, calls = engine.load_weights, []
+
+    def losing(weights: Iterator[tuple[str, Any]]) -> None:
+        calls.append(weights)
+        if len(calls) == 2 and torch.distributed.get_rank() == 0:
+            next(weights)
+            raise UserError("the server is gone")
+        load(weights)
+
+    engine.load_weights = losing
+    return engine
+
+
 def run(case: dict[str, Any]) -> None:
     """One run, as its command does it."""
     from open_r1 import grpo, sft
-    from open_r1.errors import UserError
+    from open_r1.cli import sigterm_raises
+    from open_r1.errors import StopRequested, UserError
+    from open_r1.parallel.runtime import Runtime
     from open_r1.training import setup
 
     commands = {"sft": sft, "grpo": grpo}
-    own_engine = mock.patch.multiple(grpo, check_settings=lambda *_: None, build_engine=engine_of_its_own)
+    engine = lost_engine if case.get("lost") else engine_of_its_own
+    own_engine = mock.patch.multiple(grpo, check_settings=lambda *_: None, build_engine=engine)
     no_room = mock.patch.object(setup, "save_model", side_effect=OSError(28, "No space left on device"))
     objective, calls = sft.sft_objective, []
+    gather = Runtime.model_state
+
+    def told_to_stop(*arguments: Any, **how: Any) -> Any:
+        if torch.distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return gather(*arguments, **how)
+
+    told = mock.patch.object(Runtime, "model_state", told_to_stop)
 
     def poisoned(predicted: Any, pack: Any) -> Any:
         calls.extend([pack] if len(pack.target_index) else [])
@@ -84,9 +116,14 @@ def run(case: dict[str, Any]) -> None:
     try:
         with ExitStack() as patches:
             patches.enter_context(mock.patch.object(sft, "sft_objective", poisoned))
-            for name, patch in (("own_engine", own_engine), ("full_disk", no_room)):
+            for name, patch in (("own_engine", own_engine), ("full_disk", no_room), ("told", told)):
                 patches.enter_context(patch if case.get(name) else nullcontext())
+            patches.enter_context(sigterm_raises())
             commands[case["command"]].main(case["words"])
+    except StopRequested as stop:
+        assert case.get("told"), stop
+        print(stop, file=sys.stderr)
+        AcceleratorState._reset_state(reset_partial_state=True)
     except UserError as error:
         if not case.get("refused"):
             raise

@@ -89,6 +89,9 @@ def two(
         settings[way, "grpo-own"] = grpo
         settings[way, "grpo-own-lora"] = uneven
         settings[way, "no-room"] = sft | TWO
+    for way in ("ddp", "fsdp"):
+        settings[way, "grpo-own-lost"] = grpo
+        settings[way, "told"] = sft | TWO | CONSTANT | {"max_steps": 1}
     for way in ("fsdp", "zero2"):
         settings[way, "uncompiled"] = sft | TWO | {"torch_compile": "true"}
     runs = {key: Run(folder / "-".join(key)) for key in settings}
@@ -99,6 +102,8 @@ def two(
         case |= {"poison": 4} if name == "poisoned" else {}  # the first micro-batch of its second step
         case |= {"refused": True} if name == "grpo" and way in ("fsdp", "zero3") else {}
         case |= {"refused": True, "full_disk": True} if name == "no-room" else {}
+        case |= {"refused": True, "lost": True} if name == "grpo-own-lost" else {}
+        case |= {"told": True} if name == "told" else {}
         cases.append(case)
     (folder / "cases.json").write_text(json.dumps(cases))
     program([HERE / "ranks_cases.py", folder / "cases.json"], folder / "cases.log")
@@ -199,6 +204,15 @@ def test_where_the_final_model_has_no_room_the_last_step_is_saved(
     assert_close_weights(run.weights, one["full"].weights, TOLERANCE)
 
 
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_told_to_stop_after_the_last_step_the_model_is_written_first(way: str, two: dict[tuple[str, str], Run]) -> None:
+    """A rank that ended at once would take along those that gather and write."""
+    run = two[way, "told"]
+    lines = run.folder.with_suffix(".log").read_text().splitlines()
+    assert lines.count(f"stopped by SIGTERM after the last step; the model is in {run.folder}") == 2
+    assert run.results["steps"] == 1
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_poisoned_batch_of_one_rank_is_skipped_by_all(
     way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
@@ -236,6 +250,18 @@ def test_grpo_with_an_engine_of_its_own(
     values = [[line.get("kl_reference", 0.0) for line in run.metrics] for run in (two[way, name], alone)]
     assert values[0] == pytest.approx(values[1], abs=1e-5)
     assert (max(values[1]) > 1e-5) == (name == "grpo-own-lora")
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_server_that_one_rank_loses_costs_no_step(
+    way: str, one: dict[str, Run], two: dict[tuple[str, str], Run]
+) -> None:
+    """Not even where it is lost in the middle of weights that all ranks gather."""
+    run = two[way, "grpo-own-lost"]
+    errors = [line for line in run.folder.with_suffix(".log").read_text().splitlines() if line.startswith("error:")]
+    assert errors == [f"error: the server is gone; stopped after step 1 of 2; saved to {run.folder}/checkpoint-1"] * 2
+    assert run.losses == pytest.approx(one["grpo"].losses[:1], abs=TOLERANCE)
+    assert run.checkpoints == [1]
 
 
 @pytest.mark.parametrize("way", ["fsdp", "zero3"])

@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from open_r1.background import Background
 from open_r1.config import GRPOConfig
 from open_r1.data.pack import Pack
 from open_r1.data.prompts import PromptSet
@@ -23,17 +22,17 @@ from open_r1.generation.engine import TrainableEngine
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.batches import StepBatch
 from open_r1.training.continuity import data_fingerprint
+from open_r1.training.draft import Draft
 from open_r1.training.group_draws import Drawn, GroupDraws
 from open_r1.training.pack_budget import SMALLEST_PACK
 from open_r1.training.rollout_metrics import RolloutMetrics, of_further_step
 from open_r1.training.rollout_packs import level_packs, pack_groups
 from open_r1.training.rollouts import RolloutCollector
-from open_r1.training.signals import Interrupted, StopSignal
+from open_r1.training.signals import StopSignal
+from open_r1.training.together import together
 
 GRACE = 15.0
 """Seconds for which a run that was told to stop waits for rollouts under way, to save them."""
-LOOK = 0.2
-"""Seconds after which one that waits for rollouts under way looks whether it was told to stop."""
 
 
 @dataclass(frozen=True)
@@ -46,55 +45,9 @@ class Held:
     origin: str
 
 
-class Draft:
-    """Rollouts that are drawn while the policy trains on those before.
-
-    Attributes:
-        first_step: the step that they are for.
-    """
-
-    def __init__(self, draws: GroupDraws, cursor: int, first_step: int) -> None:
-        self.first_step = first_step
-        self._left = _Left()
-        self._work = Background(draws.draw, cursor, first_step, self._left)
-
-    def wait(self, stop: StopSignal) -> None:
-        """Waits for them, however they end.
-
-        Raises:
-            Interrupted: by ``stop``; they go on.
-        """
-        while self._work.running:
-            stop.check()
-            self._work.wait(LOOK)
-
-    def result(self, seconds: float | None = None) -> Drawn | None:
-        """Waits for them, at most so long; None where they are not done then, and are given up."""
-        self._work.wait(seconds)
-        if self._work.running:
-            self.close()
-            return None
-        return self._work.result()
-
-    def close(self) -> None:
-        """Gives them up, and waits until the engine is free."""
-        self._left.set()
-        self._work.wait()
-
-
 def steps_of(epochs: float, steps_per_epoch: float) -> int:
     """Steps in which every prompt is drawn ``epochs`` times, if none is drawn in another's place."""
     return max(1, math.ceil(epochs * steps_per_epoch - 1e-6))
-
-
-class _Left(Event):
-    """Stands for a `StopSignal` in the thread that draws: whoever sets it no longer wants what is drawn."""
-
-    number = 0
-
-    def check(self) -> None:
-        if self.is_set():
-            raise Interrupted(2)
 
 
 class GRPOSource:
@@ -168,9 +121,14 @@ class GRPOSource:
             metrics = of_further_step(metrics)
         return StepBatch(self._held.packs, 1.0, metrics, lambda _number: origin)
 
-    def sync(self) -> None:
-        """Gives the engine the policy's weights as they are now. Collective."""
-        self._settle_draft()
+    def sync(self, stop: StopSignal) -> None:
+        """Gives the engine the policy's weights as they are now, once it has drawn what is under way. Collective.
+
+        Raises:
+            Interrupted: by ``stop``, and by that of any rank on all of them.
+            UserError: the engine is lost; of any rank on all of them.
+        """
+        self._await_draft(stop)
         self._load_weights()
 
     def close(self) -> None:
@@ -203,13 +161,15 @@ class GRPOSource:
     def _roll_out(self, step: int, stop: StopSignal) -> Held:
         self._now()  # else what is still being trained would count as what comes next
         drawn, seconds = self._take(step, stop)
-        before, self._cursor = self._cursor, drawn.cursor  # only now: an interrupted collection leaves the state before
         following = step + self._config.num_iterations
         if self._config.async_steps and following < self._last_step:
             syncing = time.perf_counter()
+            self._kept = (step, drawn)  # to be saved, if the engine should be lost
             self._load_weights()
+            self._kept = None
             seconds["sync"] = self._now() - syncing
-            self._draft = Draft(self._draws, self._cursor, following)
+            self._draft = Draft(self._draws, drawn.cursor, following)
+        before, self._cursor = self._cursor, drawn.cursor  # only now: an interrupted collection leaves the state before
         packing = time.perf_counter()
         packs = self._packs(drawn)
         seconds["reference"] = self._now() - packing
@@ -221,9 +181,7 @@ class GRPOSource:
         """The groups of ``step``: those that were drawn ahead, else new ones; and seconds, by what they went for."""
         seconds = dict.fromkeys(("sync", "generate", "reward_wait", "idle"), 0.0)
         start = time.perf_counter()
-        if self._draft is not None:
-            self._draft.wait(stop)
-        self._settle_draft()
+        self._await_draft(stop)
         kept, self._kept = self._kept, None
         drawn = kept[1] if kept is not None and kept[0] == step else None
         missing = drawn is None
@@ -235,16 +193,29 @@ class GRPOSource:
         else:
             self._load_weights()
             seconds["sync"] = self._now() - start
-            drawn = self._draws.draw(self._cursor, step, stop)
+            with together(self._runtime):
+                drawn = self._draws.draw(self._cursor, step, stop)
         meter = drawn.meter
         return drawn, seconds | {"generate": meter.generate_seconds, "reward_wait": meter.reward_wait_seconds}
 
     def _load_weights(self) -> None:
         if self._runtime.world_size > 1:  # one process sends, and no other may still draw from the weights before
             self._runtime.barrier()
-        self._engine.load_weights(self._weights())
-        if self._runtime.world_size > 1:  # one process sends, and no other may ask before
-            self._runtime.barrier()
+        weights = iter(self._weights())
+        with together(self._runtime):  # one process sends, and no other may ask before
+            try:
+                self._engine.load_weights(weights)
+            except UserError:
+                deque(weights, maxlen=0)  # the other ranks gather them with this one, to the last
+                raise
+
+    def _await_draft(self, stop: StopSignal) -> None:
+        """Waits for rollouts under way, of all ranks. Collective."""
+        if self._config.async_steps:
+            with together(self._runtime):
+                if self._draft is not None:
+                    self._draft.wait(stop)
+                self._settle_draft()
 
     def _settle_draft(self, seconds: float | None = None) -> None:
         """Waits for rollouts under way, so that the engine is free and they can be saved; raises what they did."""

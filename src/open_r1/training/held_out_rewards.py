@@ -19,6 +19,7 @@ from open_r1.rewards.pool import RewardPool, Scores
 from open_r1.rl.advantages import combine_rewards
 from open_r1.training.rollout_metrics import mean_of, sum_count
 from open_r1.training.signals import StopSignal
+from open_r1.training.together import together
 
 STEP = -1
 """Stands for the step in the seeds of held-out answers: the same draws each time, so that only the policy changes."""
@@ -33,7 +34,7 @@ class HeldOutRewards:
         prompts: all of them are asked, each rank its share.
         params: how answers are drawn.
         decode: token ids to the text that is scored.
-        sync: makes the engine draw from the weights of now.
+        sync: makes the engine draw from the weights of now; may be interrupted.
         reward_names: in the order of the pool's functions.
     """
 
@@ -47,7 +48,7 @@ class HeldOutRewards:
         params: SamplingParams,
         *,
         decode: Callable[[Sequence[int]], str],
-        sync: Callable[[], None],
+        sync: Callable[[StopSignal], None],
         reward_names: Sequence[str],
     ) -> None:
         self._runtime, self._engine, self._pool = runtime, engine, pool
@@ -60,12 +61,12 @@ class HeldOutRewards:
         """``eval/reward``, ``eval/rewards/NAME``, ``eval/completion_length`` (tokens), ``eval/truncated`` (share).
 
         Raises:
-            Interrupted: by ``stop``, of a run of one process: ranks are done at different times.
+            Interrupted: by ``stop``, and by that of any rank on all of them.
+            UserError: the engine is lost; of any rank on all of them.
         """
         start = time.perf_counter()
-        self._sync()
-        stop = stop if self._runtime.world_size == 1 else StopSignal()
-        with interrupted_by(stop.check):
+        self._sync(stop)
+        with together(self._runtime), interrupted_by(stop.check):
             completions, scores = self._answers(stop)
         values = np.full((len(self._names), len(self._mine), self._size), np.nan)
         for place, score in scores.items():

@@ -31,6 +31,7 @@ from open_r1.training.resume import resume
 from open_r1.training.schedule import Schedule
 from open_r1.training.signals import Interrupted, StopSignal
 from open_r1.training.step import COUNTS, Objective, TrainingStep
+from open_r1.training.together import SharedError
 from open_r1.training.update import is_scaled
 from open_r1.training.watching import RunWatch
 
@@ -59,8 +60,8 @@ class Trainer:
     Args:
         module: the wrapped `PackModel`; ``optimizer`` belongs to it.
         forward: keyword arguments of the module's forward beside the pack.
-        evaluate: returns held-out metrics; called by ``eval_strategy`` with the signal that may interrupt it, of all
-            ranks or of none.
+        evaluate: returns held-out metrics; called by ``eval_strategy`` with the signal that may interrupt it, all
+            ranks or none.
         watch: looks at every step's metrics, and may end the run.
         on_save: told the folder and the step of each checkpoint that is on disk.
     """
@@ -97,14 +98,13 @@ class Trainer:
         self._losses: list[float] = []
         self._latest: dict[str, float] = {}
         self._saved: tuple[int, Path | None] = (-1, None)
-        self._agreed = StopSignal()
 
     def train(self) -> TrainResult:
         """Runs to the last step, from the checkpoint that the settings name.
 
         Raises:
             StopRequested: after SIGTERM or Ctrl-C, once the state has been saved.
-            UserError: no next batch can be had; of a run of one process, once the state has been saved.
+            UserError: no next batch, or no evaluation, can be had; once the state has been saved, where all ranks can.
         """
         first_step = resume(
             self.checkpoints,
@@ -128,10 +128,12 @@ class Trainer:
                     self._evaluate_first(log, progress, stop)
                 while step < self.total_steps:
                     try:
-                        batch = batches.batch(step, self._heeded(stop))
+                        batch = batches.batch(step, stop)
                     except UserError as error:  # of an engine or a verifier: the weights are whole
+                        if step == first_step or not self._is_shared(error):
+                            raise
                         self._read(log, progress, stop, keep=0)
-                        raise self._saved_before(error, step, first_step) from error
+                        raise self._saved_before(error, step) from error
                     self._readings.append(self.take_step(step, batch, self.schedule(step), stop))
                     step += 1
                     self._read(log, progress, stop, keep=0 if self._pauses(step) else self.steps_ahead)
@@ -142,7 +144,7 @@ class Trainer:
                     if number := self.take_step.stop_number if self.runtime.world_size > 1 else stop.number:
                         raise Interrupted(number)
             except Interrupted as signal:
-                self._agreed.number = signal.signal_number
+                stop.number = signal.signal_number  # where another rank has heard it, too
                 self._read(log, progress, StopSignal(), keep=0)
                 path = self._save(step)
                 saved = f"saved to {path}" if path else f"not saved, {self.checkpoints.what_is_left}"
@@ -162,10 +164,12 @@ class Trainer:
         log.write(0, metrics)
         progress.update(0, metrics)
 
-    def _saved_before(self, error: UserError, step: int, first_step: int) -> UserError:
-        """What to say of an error between two steps, once what was trained so far is on disk."""
-        if self.runtime.world_size > 1 or step == first_step:  # ranks fail one by one, and save together
-            return error
+    def _is_shared(self, error: UserError) -> bool:
+        """Whether all ranks end by it, and so can save together."""
+        return self.runtime.world_size == 1 or isinstance(error, SharedError)
+
+    def _saved_before(self, error: UserError, step: int) -> UserError:
+        """What to say of an error between two steps, once what was trained so far is on disk. Collective."""
         path = self._save(step)
         saved = f"; saved to {path}" if path else ""
         return UserError(f"{error}; stopped after step {step} of {self.total_steps}{saved}")
@@ -176,32 +180,30 @@ class Trainer:
         saved = f"; saved to {path}" if path else ""
         return f"{self.watch.fired}; stopped after step {step} of {self.total_steps}{saved}"
 
-    def _heeded(self, stop: StopSignal) -> StopSignal:
-        """The signal that may interrupt the making of a batch; several ranks stop together, at one that all know."""
-        return stop if self.runtime.world_size == 1 else self._agreed
-
     def _read(self, log: MetricLog, progress: TrainingProgress, stop: StopSignal, *, keep: int) -> None:
         """Reads the steps that are over, all but the last ``keep``: records them, saves and evaluates where it is due.
 
         Raises:
             Interrupted: by ``stop``, in an evaluation, once the step is recorded without it.
+            UserError: of an evaluation, once the step is recorded without it, and saved.
         """
         while len(self._readings) > keep:
             reading = self._readings.popleft()
             step = reading.step + 1
             metrics = self._account(reading)
-            interrupted = None
-            if self._evaluates(step):
-                if self._saves(step):
-                    self._save(step)  # not after what may take long, and be killed
+            evaluates, failure = self._evaluates(step), None
+            logs = evaluates or self._logs(step)
+            if logs:
+                metrics |= self.meter.since_mark()
+            if evaluates:
+                if self._saves(step):  # not after what may take long, and be killed
+                    log.write(step, metrics, for_now=True)
+                    self._save(step)
                 try:
                     with self.meter.apart():
                         metrics |= self.evaluate(stop)
-                except Interrupted as signal:
-                    interrupted = signal
-            logs = self._logs(step) or self._evaluates(step)
-            if logs:
-                metrics |= self.meter.since_mark()
+                except (Interrupted, UserError) as error:
+                    failure = error
             self._latest |= metrics
             if self.watch:
                 metrics |= self.watch.look(step, metrics)
@@ -210,8 +212,10 @@ class Trainer:
             progress.update(step, metrics)
             if self._saves(step):
                 self._save(step)  # the step's line is on disk by then: a run that goes on from here does not write it
-            if interrupted:
-                raise interrupted
+            if isinstance(failure, UserError) and self._is_shared(failure):
+                raise self._saved_before(failure, step) from failure
+            if failure:
+                raise failure
 
     def _account(self, reading: StepReading) -> dict[str, float]:
         """The metrics of a step that is over, once meter and guard have seen it."""

@@ -32,6 +32,7 @@ class MetricLog:
     def __init__(self, config: TrainingConfig, runtime: Runtime, first_step: int) -> None:
         self._file = self._trackers = None
         self._failed = False
+        self._replaced: int | None = None  # where the line begins that stands for now
         if not runtime.is_main:
             return
         path = Path(config.output_dir) / FILE
@@ -42,16 +43,26 @@ class MetricLog:
         self._file = path.open("a", buffering=1)
         self._trackers = Trackers(config, first_step)
 
-    def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Records the metrics of a finished step; values that are not finite are written as null."""
+    def write(self, step: int, metrics: dict[str, float], *, for_now: bool = False) -> None:
+        """Records the metrics of a finished step; values that are not finite are written as null.
+
+        Args:
+            for_now: the next call has more of the same step, and replaces this; until then it may be all there is.
+        """
         if not self._file:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        begin, self._replaced = self._replaced, None
         try:
+            if begin is not None:
+                self._file.truncate(begin)
+            if for_now:
+                self._replaced = self._file.tell()
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
         except OSError as error:
             self._say(step, error)
-        self._trackers.log(metrics, step)
+        if not for_now:
+            self._trackers.log(metrics, step)
 
     def _say(self, step: int, error: OSError) -> None:
         if not self._failed:  # once

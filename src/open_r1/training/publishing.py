@@ -128,19 +128,20 @@ class Publisher:
             self._enqueue("final model", model=folder)
 
     def _enqueue(self, label: str, *, model: Path | None = None, checkpoint: Path | None = None) -> None:
+        folder = self._folder / f".upload-{label.replace(' ', '-')}-{time.time_ns()}.tmp"
         with self._changed:
             try:
-                snapshot = self._snapshot(label, model, checkpoint)
+                snapshot = self._snapshot(folder, label, model, checkpoint)
             except OSError as error:
+                shutil.rmtree(folder, ignore_errors=True)  # of a disk that may be full
                 self._say(f"[yellow]{label} is not uploaded[/]: its files cannot be linked or copied ({error})")
                 return
             self._drop(self._waiting)
             self._waiting = snapshot
             self._changed.notify_all()
 
-    def _snapshot(self, label: str, model: Path | None, checkpoint: Path | None) -> Snapshot:
+    def _snapshot(self, folder: Path, label: str, model: Path | None, checkpoint: Path | None) -> Snapshot:
         """Links the model's files into the root, and a checkpoint to be continued from into a folder beside them."""
-        folder = self._folder / f".upload-{label.replace(' ', '-')}-{time.time_ns()}.tmp"
         source = model or checkpoint
         command = self._command(source)
         for file in published_files(source):

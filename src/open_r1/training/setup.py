@@ -200,18 +200,19 @@ def finish_run(
         StopRequested: after a signal that arrived while the model was being written, which is done first.
     """
     folder = Path(config.output_dir)
-    weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
     results = {"steps": result.step, **result.metrics}
-    stop, failure = StopSignal(), None
-    if runtime.is_main:
-        with stop:
+    failure: Exception | None = None
+    with StopSignal() as stop:  # on every rank: the first that ended would take the others along
+        weights = runtime.model_state(policy.module, trainable_only=config.use_peft and not config.merge_lora)
+        if runtime.is_main:
             try:
                 card = model_card(config, results, runtime.world_size, publisher.repository)
                 _write_final(config, runtime, policy, weights, card)
                 write_json(folder / RESULTS_FILE, results)
             except Exception as error:
                 failure = error
-    if problem := runtime.gather([_problem(failure, folder)])[0]:
+        problem = runtime.gather([_problem(failure, folder)])[0]
+    if problem:
         weights.clear()
         said = f"{problem}; {_save_last_step(failure, trainer, result.step)}"
         if failure is None or isinstance(failure, UserError) or is_of_the_disk(failure):
@@ -225,9 +226,10 @@ def finish_run(
         console.print(table)
         console.print(f"model: {folder} (curves: open-r1 report {folder})", soft_wrap=True)
         publisher.finished(folder)
-        if stop.number:
-            name = signal.Signals(stop.number).name
-            raise StopRequested(f"stopped by {name} after the last step; the model is in {folder}", stop.number)
+    if told := int(runtime.max(float(stop.number))):
+        name = signal.Signals(told).name
+        raise StopRequested(f"stopped by {name} after the last step; the model is in {folder}", told)
+    if runtime.is_main:
         publisher.wait()
     runtime.barrier()
 

@@ -30,7 +30,7 @@ class StopSignal:
     `torchrun` and `accelerate launch` what comes within `ECHO` of the first is the first.
 
     Attributes:
-        number: SIGTERM or SIGINT once one has arrived, else 0.
+        number: SIGTERM or SIGINT once one has arrived, here or (as the loop notes it) at another rank, else 0.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -57,8 +57,8 @@ class StopSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         launched = "TORCHELASTIC_RUN_ID" in os.environ
-        if not self.number:
-            self.number, self._first = number, time.monotonic()
+        if not self._first:  # another rank may have heard one before, and its number be noted here
+            self.number, self._first = self.number or number, time.monotonic()
             if not launched:
                 self._restore()
         elif time.monotonic() - self._first > ECHO:

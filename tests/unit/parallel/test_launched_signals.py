@@ -36,3 +36,11 @@ def test_a_later_one_acts_as_before(heard: list[int], monkeypatch: pytest.Monkey
         assert (stop.number, heard) == (signal.SIGTERM, [])
         os.kill(os.getpid(), signal.SIGTERM)
         assert heard == [signal.SIGTERM]
+
+
+def test_what_another_rank_has_heard_is_no_first_signal_here(heard: list[int]) -> None:
+    """This rank's own may come long after, while the state is saved."""
+    with StopSignal() as stop:
+        stop.number = signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (stop.number, heard) == (signal.SIGTERM, [])

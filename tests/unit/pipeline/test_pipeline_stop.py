@@ -148,9 +148,11 @@ def test_without_a_checkpoint_training_starts_anew(folder: Folder, trainer: Call
     pipeline.send_signal(signal.SIGTERM)
     pipeline.communicate(timeout=60)
     (folder.path / "go").touch()
-    start().communicate(timeout=60)
-    assert told(folder) == ["None", "None"]
-    assert not (stage / "saved").exists()
+    again = start()
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert told(folder) == ["None", "None"], said
+    assert not (stage / "saved").exists(), said
 
 
 def test_checkpoints_of_other_settings_are_never_resumed_from(folder: Folder, trainer: Callable, start) -> None:

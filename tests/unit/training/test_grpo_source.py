@@ -184,11 +184,13 @@ def test_no_rank_may_still_draw_when_weights_are_sent() -> None:
     events: list[str] = []
     runtime = FakeRuntime(world_size=2)
     runtime.barrier = lambda: events.append("barrier")
+    runtime.gather = lambda items: events.append("meeting") or items
     bench = Bench(rising, runtime=runtime)
     bench.engine.load_weights = lambda weights: events.append("load")
     bench.packs()
-    bench.source.sync()
-    assert events == 2 * ["barrier", "load", "barrier"]
+    bench.source.sync(StopSignal())
+    assert events[:3] == events[-3:] == ["barrier", "load", "meeting"]
+    assert events.count("load") == 2
 
 
 @pytest.mark.parametrize(("pack_length", "packs"), [(8, 8), (16, 4), (4096, 1)])
@@ -366,7 +368,7 @@ def test_rollouts_that_nobody_waits_for_are_given_up() -> None:
         yield from rest
 
     bench.packs(0)
-    bench.source.sync()  # those of step 1 are in hand
+    bench.source.sync(StopSignal())  # those of step 1 are in hand
     bench.engine.generate = endless
     bench.packs(1)
     begun.wait(30)
@@ -385,7 +387,7 @@ def test_what_fails_while_the_policy_trains_is_raised() -> None:
         yield
 
     bench.packs(0)
-    bench.source.sync()
+    bench.source.sync(StopSignal())
     bench.engine.generate = fails
     bench.packs(1)
     with pytest.raises(UserError, match="the engine is gone"):
@@ -401,7 +403,7 @@ def test_what_failed_while_the_policy_trained_does_not_keep_a_step_from_being_sa
         yield
 
     bench.packs(0)
-    bench.source.sync()
+    bench.source.sync(StopSignal())
     bench.engine.generate = fails
     bench.packs(1)
     state = bench.source.state_dict(2)
@@ -416,7 +418,7 @@ def test_what_one_rank_has_given_up_is_drawn_again_by_all() -> None:
     """Else some would load weights, all together, and others not."""
     bench = async_bench()
     bench.packs(0)
-    bench.source.sync()
+    bench.source.sync(StopSignal())
     assert (bench.engine.loaded, len(bench.engine.seeds)) == (3, 16)
     bench.runtime.max = lambda value: max(value, 1.0)
     assert rows(bench.packs(1)) == rows(Bench(rising).at(1))
@@ -445,7 +447,7 @@ def test_a_run_that_is_told_to_stop_does_not_wait_for_long_rollouts(monkeypatch:
             yield completion
 
     bench.packs(0)
-    bench.source.sync()
+    bench.source.sync(StopSignal())
     bench.engine.generate = slow
     stop = StopSignal()
     bench.source.batch(1, stop)

@@ -84,6 +84,29 @@ def eventually(true: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+def test_what_cannot_be_copied_whole_leaves_nothing(
+    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a file system without links whose disk is full."""
+    copy = shutil.copy2
+
+    def copies(source: Path, target: Path) -> None:
+        if source.name == "rest.pt":
+            raise OSError(28, "No space left on device")
+        copy(source, target)
+
+    def no_links(*_: object) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    run = Run(tmp_path / "run", hub_strategy="checkpoint")
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(shutil, "copy2", copies)
+    with run.publisher:
+        run.save(5)
+        assert "checkpoint-5 is not uploaded: its files cannot be linked or copied" in run.said
+        assert run.snapshots == []
+
+
 def test_end_uploads_the_final_model_alone(hub: FakeHub, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     with run.publisher:

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 from fake_runtime import FakeRuntime
+from small_loop import run_small
 from torch import Tensor, nn
 from training_runs import Run, assert_same_weights, start, train
 
 from open_r1.bench.packs import made_up_tokens
 from open_r1.config import SFTConfig
 from open_r1.data.pack import Pack
-from open_r1.errors import StopRequested
+from open_r1.errors import StopRequested, UserError
 from open_r1.training import held_out, setup
 from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import PACKS_BETWEEN_LOOKS, HeldOutLoss
@@ -92,6 +93,34 @@ def test_a_step_is_recorded_before_it_is_saved(
     monkeypatch.setattr(Checkpoints, "_write", writing)
     train("sft", tmp_path, **sft_settings | {"max_steps": 5, "save_strategy": "steps", "save_steps": 2})
     assert recorded == [[1, 2], [1, 2, 3, 4]]
+
+
+def test_a_step_is_recorded_before_it_is_evaluated(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """Where a checkpoint comes in between, after which the run may be killed; the whole line then replaces it."""
+    lines = Run(tmp_path / "run")
+    seen: list[list[dict[str, Any]]] = []
+
+    def evaluate(_stop: StopSignal) -> dict[str, float]:
+        seen.append(lines.metrics)
+        return {"eval_loss": 0.5}
+
+    settings = {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    run_small(tiny_checkpoint, lines.folder, evaluate=evaluate, **settings)
+    assert [[line["step"] for line in each] for each in seen] == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
+    assert seen[0][1] | {"eval_loss": 0.5} == lines.metrics[1]
+    assert [line.get("eval_loss") for line in lines.metrics] == [None, 0.5] * 3
+
+
+def test_an_evaluation_that_fails_costs_no_step(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """As where the server that draws for it is lost."""
+
+    def evaluate(_stop: StopSignal) -> dict[str, float]:
+        raise UserError("the server is gone")
+
+    run = Run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"the server is gone; stopped after step 3 of 5; saved to .*checkpoint-3$"):
+        run_small(tiny_checkpoint, run.folder, evaluate=evaluate, eval_strategy="steps", eval_steps=3)
+    assert (run.checkpoints, len(run.losses)) == ([3], 3)
 
 
 def test_ranks_leave_an_evaluation_together(monkeypatch: pytest.MonkeyPatch) -> None:
