@@ -141,7 +141,8 @@ def _rewrite(path: Path, lines: Iterable[bytes]) -> None:
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
-    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+    # Half of a surrogate pair, which a server's JSON can carry and UTF-8 cannot, becomes "?".
+    return json.dumps(record, ensure_ascii=False).encode(errors="replace") + b"\n"
 
 
 def _line_at(source: BinaryIO, offset: int) -> bytes:

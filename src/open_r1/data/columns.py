@@ -203,7 +203,7 @@ def gold(row: Mapping[str, Any], columns: Columns) -> str:
 
 def _turns(value: Any, role: str) -> list[Message]:
     """A prompt or completion, which is text or messages."""
-    return [_message(role, value)] if isinstance(value, str) or value is None else _message_list(value)
+    return _message_list(value) if isinstance(value, list) else [_message(role, value)]
 
 
 def _message_list(value: Any) -> list[Message]:
@@ -217,6 +217,8 @@ def _message_list(value: Any) -> list[Message]:
             raise BadRow("a message is not a mapping of role and content")
         said_by, content = (item.get("from"), item.get("value")) if "from" in item else (item.get("role"), None)
         others = {key: item[key] for key in item if key not in ("role", "from", "value") and item[key] is not None}
+        if not others.get("tool_calls", True):  # templates ask whether there is the field, not what is in it
+            del others["tool_calls"]
         messages.append(_message(said_by, content if "from" in item else item.get("content"), others))
     return messages
 

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, decoders, normalizers
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 
 Span = tuple[int, int]
 """Start and end (exclusive) of a stretch of text, in characters."""
@@ -128,8 +128,10 @@ def _byte_lengths(backend: Tokenizer) -> np.ndarray | None:
 
     A byte-level vocabulary writes each byte as one character (the byte alphabet of GPT-2).
     """
-    plain = backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC)
-    if not plain or not isinstance(backend.decoder, decoders.ByteLevel):
+    normalizer = backend.normalizer
+    plain = normalizer is None or isinstance(normalizer, normalizers.NFC)
+    plain |= isinstance(normalizer, normalizers.Sequence) and not list(normalizer)  # DeepSeek's
+    if not plain or not isinstance(backend.decoder, decoders.ByteLevel) or _adds_spaces(backend):
         return None
     vocabulary = backend.get_vocab(with_added_tokens=True)
     lengths = np.zeros(max(vocabulary.values()) + 1, np.int32)
@@ -138,3 +140,10 @@ def _byte_lengths(backend: Tokenizer) -> np.ndarray | None:
     for index, added in backend.get_added_tokens_decoder().items():
         lengths[index] = len(added.content.encode())
     return lengths
+
+
+def _adds_spaces(backend: Tokenizer) -> bool:
+    """Whether parts of a text get a space before them: the sums could still agree, where special tokens take others."""
+    parts = backend.pre_tokenizer
+    parts = list(parts) if isinstance(parts, pre_tokenizers.Sequence) else [parts]
+    return any(isinstance(part, pre_tokenizers.ByteLevel) and part.add_prefix_space for part in parts)

@@ -160,8 +160,27 @@ def parquet_sample(files: Sequence[Path], columns: Sequence[str], size: int, see
         with _open(path) as file, closing(_batches(path, file, 2 * share, [group], columns)) as batches:
             for batch in islice(batches, 1):
                 taken = np.sort(rng.choice(len(batch), min(share, len(batch)), replace=False))
-                rows += batch.take(pa.array(taken)).to_pylist()
+                rows += to_rows(batch.take(pa.array(taken)))
     return rows
+
+
+def to_rows(piece: Piece | pa.RecordBatch) -> list[dict[str, Any]]:
+    """The rows of a piece as Python objects, without the nulls that Arrow has put into calls of tools.
+
+    A struct has the same fields in all rows, so that a call would have the arguments of all functions there are.
+    """
+    if isinstance(piece, list):
+        return piece
+    rows = piece.to_pylist()
+    if "tool_calls" not in str(piece.schema):
+        return rows
+    return [{name: _without_nulls(value) for name, value in row.items()} for row in rows]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def parquet_columns(path: Path) -> list[str]:

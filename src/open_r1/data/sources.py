@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import datasets
+import xxhash
 from datasets import (
     Dataset,
     DatasetDict,
@@ -26,6 +28,9 @@ READERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv", 
 """File name suffix (``.gz`` aside) to the reader of the datasets library."""
 
 NOTES = ("dataset_infos.json", "dataset_info.json", "state.json")
+
+_CONFIGS = re.compile(r"Config name is missing\.\s.*?\[(.*)\]")
+"""What the datasets library says where a configuration has to be named, with those that there are."""
 
 SUFFIX = re.compile(r"\.(\w+)(?:\.gz)?\Z")
 
@@ -89,7 +94,7 @@ def _from_file(path: Path, split: str | None) -> Dataset:
     if not path.stat().st_size:
         raise UserError(f"{path} is empty")
     split = split or "train"
-    return load_dataset(reader, data_files={_split_name(split): str(path)}, split=split)
+    return load_dataset(reader, data_files={_split_name(split): str(path)}, split=split, cache_dir=_copies_of([path]))
 
 
 def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset | DatasetDict:
@@ -104,15 +109,28 @@ def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset |
         raise UserError(f"{path}: the folder has no {', '.join('.' + suffix for suffix in READERS)} files")
     if len(readers) > 1 and not (path / "README.md").exists():  # a data set's README may say which files it means
         raise UserError(f"{path}: the folder mixes {' and '.join(sorted(readers))} files, keep one kind")
-    return load_dataset(str(path), config, split=split)
+    return load_dataset(str(path), config, split=split, cache_dir=_copies_of(_data_files(path)))
 
 
 def data_readers(folder: Path) -> set[str]:
     """Readers of the data files in a folder and below, hidden ones aside; none where ``save_to_disk`` has made it."""
-    if _is_saved(folder):
-        return set()
+    return set() if _is_saved(folder) else {_reader(file) for file in _data_files(folder)}
+
+
+def _data_files(folder: Path) -> list[Path]:
     files = [file for file in folder.rglob("*") if not any(part[0] == "." for part in file.relative_to(folder).parts)]
-    return {reader for file in files if (reader := _reader(file)) and file.is_file()}
+    return sorted(file for file in files if _reader(file) and file.is_file())
+
+
+def _copies_of(files: list[Path]) -> str:
+    """Where the library keeps what it makes of local files as they are now.
+
+    It tells files of one name apart by their time of modification alone, which ``cp -p``, ``rsync -t``, archives and
+    some file systems set: it would give the rows of the file that was there before. The size and the time of the last
+    change of any kind, which nobody sets, tell them apart.
+    """
+    states = [(file.stat().st_size, file.stat().st_ctime_ns) for file in files]
+    return str(Path(datasets.config.HF_DATASETS_CACHE, "local", xxhash.xxh3_64_hexdigest(repr(states).encode())))
 
 
 def _is_saved(folder: Path) -> bool:
@@ -158,6 +176,9 @@ def one_line_errors(name: str) -> Iterator[None]:
             "check the network (HF_HUB_OFFLINE, HF_ENDPOINT)"
         ) from error
     except (DatasetsError, ValueError, OSError) as error:
+        if configs := _CONFIGS.search(str(error)):
+            how = "name one with --dataset_config, or `config` in a mixture"
+            raise UserError(f"{name} has the configurations {configs[1]}: {how}") from error
         raise UserError(f"{name}: {_gist(error)}") from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,6 +31,8 @@ GENERATION_BLOCK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 ASKED, REASONED, ANSWERED = "Seven times six?", "Six sevens.", "Forty-two."
 """A short conversation to try a template with; each text must stand out in what is rendered."""
+
+CALLED = {"id": "multiply1", "type": "function", "function": {"name": "multiply", "arguments": '{"by": 6}'}}
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,12 @@ class ChatTemplate:
         self._variables: dict[str, str] = dict(tokenizer.special_tokens_map)
         self.text: str = tokenizer.get_chat_template()
         self.marks_generation = GENERATION_BLOCK.search(self.text) is not None
+        self._no_content: str | None = ""
         try:
             self.frame = self._learn_frame()
         except BadRow as error:
             raise UserError(f"{error} (one question and its answer): see --chat_template") from error
+        self._no_content = self._learn_no_content()
         added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
         end = _first_token(self.frame.footer, [*added, tokenizer.eos_token])
         self.writes_end = end is not None
@@ -108,10 +113,22 @@ class ChatTemplate:
     def _render(self, messages: list[Message], **options: bool) -> tuple[list[str], list[list[tuple[int, int]]]]:
         """What the tokenizer's ``apply_chat_template`` calls; no tokenizer is needed, so that this pickles small."""
         said = [{name: value for name, value in message.items() if value is not None} for message in messages]
+        for message in said:
+            if message.get("tool_calls") and not message["content"]:
+                message["content"] = self._no_content
         try:
             return render_jinja_template(conversations=[said], chat_template=self.text, **options, **self._variables)
         except (TemplateError, TypeError) as error:
             raise _refusal(error) from error
+
+    def _learn_no_content(self) -> str | None:
+        """What is the content of a message that only calls tools: some templates write calls only beside None."""
+        calls = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": "", "tool_calls": [CALLED]}]
+        for self._no_content in ("", None):
+            with suppress(BadRow):
+                if CALLED["function"]["name"] in self.apply(calls):
+                    return self._no_content
+        return ""
 
     def _learn_frame(self) -> Frame:
         question = [{"role": "user", "content": ASKED}]

@@ -21,7 +21,7 @@ import pyarrow as pa
 from open_r1.data.bad_rows import BadRow
 from open_r1.data.columns import Columns, to_messages
 from open_r1.data.encoding import Encoder
-from open_r1.data.rows import Piece
+from open_r1.data.rows import Piece, to_rows
 from open_r1.data.template import ChatTemplate
 from open_r1.data.token_files import Chunk, TokenFiles
 from open_r1.data.turns import render_conversation
@@ -39,7 +39,7 @@ class Work:
     def make(self, piece: Piece, first_row: int) -> tuple[Chunk, np.ndarray, np.ndarray]:
         """The chunk of some rows, of which the first has the number ``first_row``, its ids and its mask."""
         rendered, good, bad = [], [], []
-        for number, row in enumerate(piece.to_pylist() if isinstance(piece, pa.Table) else piece, first_row):
+        for number, row in enumerate(to_rows(piece), first_row):
             try:
                 rendered.append(render_conversation(self.template, to_messages(row, self.columns), self.system_prompt))
                 good.append(number)

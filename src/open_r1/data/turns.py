@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from open_r1.data.bad_rows import BadRow
@@ -40,15 +40,16 @@ def render_turns(template: ChatTemplate, messages: list[Message]) -> Rendered:
     """Writes a conversation that ends with the assistant, and finds its turns.
 
     Raises:
-        BadRow: the template refuses the conversation or does not write out the last turn.
+        BadRow: the template refuses the conversation, or does not write out the last turn or a tool that is called.
     """
     text, blocks = template.apply_marked(messages) if template.marks_generation else (template.apply(messages), [])
-    beside = [messages[-1].get(field) for field in REASONING_FIELDS]
-    if any(isinstance(reasoning, str) and reasoning.strip() not in text for reasoning in beside):
+    if any(reasoning not in text for reasoning in _reasoning_beside(messages[-1])):
         raise BadRow("the chat template does not write out the reasoning that a message holds beside its content")
     if blocks and _is_written(messages[-1]["content"], text[blocks[-1][0] :]):
+        _check_calls(messages[-1], text[blocks[-1][0] :])
         return _marked(template, text, blocks)
     text, last = _last_turn(template, messages, text)
+    _check_calls(messages[-1], text[slice(*last)])
     earlier = [index for index, message in enumerate(messages[:-1]) if message["role"] == "assistant"]
     spans = [_earlier_turn(template, messages, index, text) for index in earlier]
     return Rendered(text, [*(span for span in spans if span is not None), last])
@@ -89,18 +90,32 @@ def _earlier_turn(template: ChatTemplate, messages: list[Message], index: int, t
     """The span of an assistant's turn that others follow; None where it cannot be located exactly.
 
     A template that rewrites earlier turns (drops their reasoning) writes what the model would not say.
+
+    Raises:
+        BadRow: it does not write out a tool that is called.
     """
     prompt = template.apply(messages[:index], generation_prompt=True)
-    start, content = len(prompt), messages[index]["content"]
+    message, start, end_of_turn = messages[index], len(prompt), template.end_of_turn
+    content, calls, beside = message["content"], _called(message), _reasoning_beside(message)
     if not text.startswith(prompt):
         return None
-    if content and text.startswith(content, start):
-        return start, _end_after(text, start + len(content), template.end_of_turn)
+    if content and not calls and not beside and text.startswith(content, start):
+        return start, _end_after(text, start + len(content), end_of_turn)
     through = template.apply(messages[: index + 1])
-    if not text.startswith(through) or not _is_written(content, text[start : len(through)]):
-        return None
-    place = through.rfind(template.end_of_turn, start)
-    return start, place + len(template.end_of_turn) if place >= 0 else len(through.rstrip())
+    if text.startswith(through):
+        place = through.rfind(end_of_turn, start)
+        end = place + len(end_of_turn) if place >= 0 else len(through.rstrip())
+        _check_calls(message, text[start:end])
+    else:  # a template may write calls otherwise at the end of a conversation: what follows says where they end
+        with_next = template.apply(messages[: index + 2])
+        following = with_next.rfind(messages[index + 1]["content"].strip())
+        place = text.find(end_of_turn, start, max(following, 0))
+        if not calls or place < 0 or not text.startswith(with_next[:following]):
+            return None
+        end = place + len(end_of_turn)
+    turn = text[start:end]
+    whole = _is_written(content, turn) and all(said in turn for said in [*calls, *beside])
+    return (start, end) if whole else None
 
 
 def _marked(template: ChatTemplate, text: str, blocks: list[Span]) -> Rendered:
@@ -128,7 +143,7 @@ def _is_written(content: str, text: str) -> bool:
     if content.strip() in text:
         return True
     reasoning, thought, answer = content.partition(THINK_END)
-    reasoning = reasoning.replace(THINK_START, "", 1).strip()
+    reasoning = reasoning.replace(THINK_START, "", 1).strip() or THINK_END  # of an empty block its end is all there is
     place = text.find(reasoning)
     return bool(thought) and place >= 0 and text.find(answer.strip(), place + len(reasoning)) >= 0
 
@@ -139,3 +154,24 @@ def _without_opening(content: str, opened: str) -> str:
     if not opened or not bare.startswith(THINK_START):
         return content
     return bare.removeprefix(opened) if bare.startswith(opened) else bare.removeprefix(THINK_START).lstrip("\n")
+
+
+def _reasoning_beside(message: Message) -> list[str]:
+    """The reasoning that a message holds in a field of its own."""
+    fields = [message.get(field) for field in REASONING_FIELDS]
+    return [reasoning.strip() for reasoning in fields if isinstance(reasoning, str) and reasoning.strip()]
+
+
+def _called(message: Message) -> list[str]:
+    """The names of the functions that a message calls."""
+    calls = message.get("tool_calls")
+    calls = [call for call in calls if isinstance(call, Mapping)] if isinstance(calls, list) else []
+    functions = [call.get("function") or call for call in calls]
+    names = [function.get("name") for function in functions if isinstance(function, Mapping)]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _check_calls(message: Message, turn: str) -> None:
+    """Raises BadRow where a call is missing in the turn: the model would learn to say nothing in its place."""
+    if any(name not in turn for name in _called(message)):
+        raise BadRow("the chat template does not write out the tools that a message calls")

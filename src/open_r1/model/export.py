@@ -18,6 +18,8 @@ from open_r1.files import read_json, write_json
 from open_r1.model.merge import merged_weights
 
 MAX_SHARD_SIZE = "5GB"
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
+"""Files that say what a folder's weights are."""
 
 
 def save_model(
@@ -170,11 +172,20 @@ def _let_others_read(folder: Path) -> None:
 
 
 def move_into(source: Path, target: Path) -> None:
-    """Moves every file of ``source`` over ``target`` by rename, then removes ``source``; both on one file system."""
+    """Moves every file of ``source`` over ``target`` by rename, then removes ``source``; both on one file system.
+
+    Weights of an earlier export under other names go: adapters left beside a merged model, or another number of shards,
+    are what a reader would open.
+    """
     target.mkdir(parents=True, exist_ok=True)
+    written = {item.name for item in source.iterdir()}
+    earlier = {path for pattern in WEIGHTS for path in target.glob(pattern)}
     for item in source.iterdir():
         place = target / item.name
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         os.replace(item, place)
+    for path in earlier:
+        if path.name not in written:
+            path.unlink()
     source.rmdir()

@@ -30,6 +30,12 @@ def test_lines_are_on_disk_as_soon_as_they_are_written(tmp_path: Path) -> None:
         assert read(path) == [record("a", text="two\nlines \u2028 é")]
 
 
+def test_half_a_surrogate_pair_does_not_end_a_run(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    write(path, record("a", text="so \ud83d"))
+    assert read(path) == [record("a", text="so ?")]
+
+
 @pytest.mark.parametrize("torn", ['{"id": "b", "sam', "x" * 200_000])
 def test_a_torn_last_line_is_dropped_and_nothing_else(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "answers.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from open_r1.data.bad_rows import BadRow
@@ -130,6 +132,56 @@ def test_reasoning_beside_the_content_must_be_written(byte_level):
     messages[1]["reasoning_content"] = "six sevens"
     with pytest.raises(BadRow, match="reasoning"):
         chat.render(messages)
+
+
+def test_earlier_turns_whose_reasoning_lay_beside_them_are_not_trained(byte_level):
+    chat = ChatFormat(byte_level("tools"))
+    messages = [message | {"reasoning_content": "six sevens"} for message in talk("a", "42", "b", "43")]
+    assert trained_texts(chat, messages) == ["<think>\nsix sevens\n</think>\n\n43<|im_end|>"]
+    messages[1]["reasoning_content"] = ""
+    assert trained_texts(chat, messages)[0] == "42<|im_end|>"
+
+
+def calling(content: str) -> list[dict[str, Any]]:
+    """A tool that is called, and then an answer."""
+    called = {"type": "function", "function": {"name": "look_up", "arguments": "6x7"}}
+    first, second = talk("a", content)
+    return [first, {**second, "tool_calls": [called]}, {"role": "tool", "content": "42"}, *talk("", "So it is.")[1:]]
+
+
+@pytest.mark.parametrize(
+    ("template", "content", "end"),
+    [
+        ("tools", "", "<think>\n\n</think>\n\n"),
+        ("tools", "I look.", "<think>\n\n</think>\n\n"),
+        ("calls_beside_none", "", ""),
+    ],
+)
+def test_calls_of_tools_are_trained_to_their_end(byte_level, template, content, end):
+    chat = ChatFormat(byte_level(template))
+    call = f"{content}<call>look_up 6x7<|im_end|>"
+    assert trained_texts(chat, calling(content)) == [call, f"{end}So it is.<|im_end|>"]
+    assert trained_texts(chat, calling(content)[:2]) == [end + call]
+
+
+def test_a_call_that_nothing_ends_takes_no_later_turn_along(byte_level):
+    tokenizer = byte_level("tools")
+    ending = "{%- if loop.last or message.role != 'assistant' %}{{- '<|im_end|>\\n' }}{%- endif %}"
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{- '<|im_end|>\\n' }}", ending)
+    answer = "<think>\n\n</think>\n\nSo it is.<|im_end|>"
+    assert trained_texts(ChatFormat(tokenizer), calling("")) == [answer]
+
+
+@pytest.mark.parametrize("content", ["", "I look."])
+@pytest.mark.parametrize("turns", [2, 4])
+def test_calls_that_a_template_drops_make_a_row_bad(byte_level, content, turns):
+    with pytest.raises(BadRow, match="does not write out the tools"):
+        ChatFormat(byte_level("qwen2")).render(calling(content)[:turns])
+
+
+def test_an_empty_block_of_reasoning_is_written_after_the_prompt_that_opens_it(byte_level):
+    chat = ChatFormat(byte_level("deepseek"))
+    assert trained_texts(chat, talk("a", "<think>\n\n</think>\n\n42")) == ["\n</think>\n\n42<|endoftext|>"]
 
 
 def test_a_missing_end_of_turn_is_appended(byte_level):

@@ -81,6 +81,8 @@ def test_conversations_become_messages():
 def test_fields_that_templates_read_are_kept():
     messages = [CHAT[0], {"role": "assistant", "content": "b", "reasoning_content": "r", "name": None}]
     assert to_messages({"m": messages}, Columns(messages="m"))[1] == {**CHAT[1], "reasoning_content": "r"}
+    no_calls = [{**message, "tool_calls": []} for message in CHAT]  # some templates would take the field for a call
+    assert to_messages({"m": no_calls}, Columns(messages="m")) == CHAT
 
 
 def system(text: str) -> dict[str, str]:
@@ -113,9 +115,19 @@ def test_bad_conversations(messages, reason):
         to_messages({"m": messages}, Columns(messages="m"))
 
 
-@pytest.mark.parametrize(("prompt", "completion"), [(None, "b"), ("a", None), ("", "b"), ("a", ""), (3, "b")])
-def test_bad_pairs(prompt, completion):
-    with pytest.raises(BadRow):
+@pytest.mark.parametrize(
+    ("prompt", "completion", "reason"),
+    [
+        (None, "b", "user's content is missing"),
+        ("a", None, "assistant's content is missing"),
+        ("", "b", "user's content is empty"),
+        ("a", "", "assistant's content is empty"),
+        (3, "b", "user's content is not text"),
+        ("a", 42, "assistant's content is not text"),
+    ],
+)
+def test_bad_pairs(prompt, completion, reason):
+    with pytest.raises(BadRow, match=reason):
         to_messages({"p": prompt, "c": completion}, Columns(prompt="p", completion="c"))
 
 

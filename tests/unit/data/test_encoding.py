@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers, pre_tokenizers
 
 from open_r1.data.encoding import Encoder
 
@@ -42,6 +42,28 @@ def test_tokens_that_do_not_add_up_are_encoded_with_offsets(byte_level):
     ((ids, mask),) = encoder.encode_spans(["So   <mask>So"], [[(11, 13)]])
     assert tokenizer.batch_decode(ids[:, None]) == ["So", "<mask>", "So"]
     assert mask.tolist() == [0, 0, 1]
+
+
+def test_spaces_that_a_tokenizer_adds_do_not_make_up_for_those_that_a_token_takes(byte_level_json):
+    backend = Tokenizer.from_str(byte_level_json)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.add_special_tokens([AddedToken("<|end|>", rstrip=True, special=True)])
+    ((ids, mask),) = Encoder(backend).encode_spans(["<|im_start|>a\nb<|end|>\n"], [[(14, 22)]])
+    assert [backend.id_to_token(index) for index in ids[-3:]] == ["Ċ", "b", "<|end|>"]
+    assert mask[-3:].tolist() == [0, 1, 1]
+
+
+def test_a_sequence_of_no_normalizers_is_as_good_as_none(byte_level_json):
+    backend = Tokenizer.from_str(byte_level_json)
+    backend.normalizer = normalizers.Sequence([])  # as DeepSeek's tokenizers have it
+    encoder, text, spans = Encoder(backend), "e\u0301 é<|im_end|>", [(3, 14)]
+    assert encoder.byte_level
+    ((ids, mask),), ((expected_ids, expected),) = (
+        each([text], [spans]) for each in (encoder.encode_spans, encoder._with_offsets)
+    )
+    assert (ids.tolist(), mask.tolist()) == (expected_ids.tolist(), expected.tolist())
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase()])
+    assert not Encoder(backend).byte_level
 
 
 def test_no_texts_no_tokens(encoder):

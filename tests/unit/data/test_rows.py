@@ -14,7 +14,7 @@ from datasets import Dataset, load_dataset
 from open_r1.data import rows as rows_module
 from open_r1.data.chat import ChatFormat
 from open_r1.data.columns import Columns
-from open_r1.data.rows import DatasetRows, ParquetRows, Piece, parquet_pieces, reads_as_it_is
+from open_r1.data.rows import DatasetRows, ParquetRows, Piece, parquet_pieces, reads_as_it_is, to_rows
 from open_r1.data.tokens import tokenize
 from open_r1.errors import UserError
 
@@ -68,6 +68,22 @@ def test_reading_begins_at_any_row(files, tmp_path, kind):
     rows = kind(files) if kind is ParquetRows else kind(load_dataset(str(tmp_path), split="train"))
     for start in [*range(0, 101, 3), 6, 7, 8, 39, 40, 41, 99, 100]:
         assert as_rows(rows.pieces(["source"], start)) == [{"source": row["source"]} for row in ROWS[start:]], start
+
+
+def test_calls_of_tools_have_no_arguments_of_other_tools(tmp_path):
+    def calling(arguments: dict) -> dict:
+        call = {"function": {"name": "f", "arguments": arguments}}
+        return {
+            "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "tool_calls": [call]}],
+            "note": None,
+        }
+
+    rows = [calling({"x": 1}), calling({"y": "s"})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    straight = ParquetRows([tmp_path / "a.parquet"])
+    (piece,) = straight.pieces(["messages", "note"])
+    assert "y" in piece.to_pylist()[0]["messages"][1]["tool_calls"][0]["function"]["arguments"]
+    assert to_rows(piece) == straight.sample(["messages", "note"], 2) == rows
 
 
 def test_the_tokens_are_the_same_either_way(files, byte_level, tmp_path):

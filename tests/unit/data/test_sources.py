@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ def test_files(tmp_path, name):
     assert load_rows(str(write(tmp_path / name))).to_list() == ROWS
 
 
+@pytest.mark.parametrize("place", ["a.jsonl", "folder/train.jsonl"])
+def test_another_file_of_the_same_name_and_time_is_read(tmp_path, place):
+    name = tmp_path / Path(place).parts[0]
+    for rows in (ROWS, [{"question": "2 + 2?", "answer": "#### 4"}]):
+        os.utime(write_jsonl(tmp_path / place, rows), (1e9, 1e9))  # as cp -p, rsync -t and archives do
+        assert load_rows(str(name)).to_list() == rows
+
+
 def test_a_file_is_whatever_split_is_asked_for(tmp_path):
     path = str(write(tmp_path / "gsm8k_test.jsonl"))
     assert load_rows(path, split="test").to_list() == ROWS
@@ -63,6 +72,16 @@ def test_a_folder_of_data_files_has_the_splits_that_their_names_say(tmp_path):
     assert set(load_splits(str(tmp_path))) == {"train", "test"}
     with pytest.raises(UserError, match=r"validation.*train.*test"):
         load_rows(str(tmp_path), split="validation")
+
+
+def test_configurations_are_named_where_one_has_to_be_chosen(tmp_path):
+    named = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("main", "socratic"))
+    (tmp_path / "README.md").write_text(f"---\nconfigs:\n{named}---\n")
+    for name in ("main", "socratic"):
+        write_jsonl(tmp_path / f"{name}.jsonl")
+    assert load_rows(str(tmp_path), "socratic").to_list() == ROWS
+    with pytest.raises(UserError, match=r"'main', 'socratic': name one with --dataset_config"):
+        load_rows(str(tmp_path))
 
 
 def test_saved_data_sets(tmp_path):

@@ -114,3 +114,15 @@ def test_files_are_moved_over_older_ones(tmp_path: Path) -> None:
     assert (tmp_path / "old" / "a.txt").read_text() == "new"
     assert (tmp_path / "old" / "kept.txt").read_text() == "old"
     assert [path.name for path in (tmp_path / "old" / "deep").iterdir()] == ["new.txt"]
+
+
+def test_weights_of_an_earlier_export_go(tmp_path: Path) -> None:
+    for folder, names in (
+        ("new", ["model.safetensors", "config.json"]),
+        ("old", ["adapter_config.json", "adapter_model.safetensors", "model-1-of-2.safetensors", "notes.txt"]),
+    ):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("")
+    move_into(tmp_path / "new", tmp_path / "old")
+    assert {path.name for path in (tmp_path / "old").iterdir()} == {"config.json", "model.safetensors", "notes.txt"}
