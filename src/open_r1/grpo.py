@@ -41,13 +41,14 @@ from open_r1.training.grpo_objective import GRPOObjective
 from open_r1.training.grpo_source import GRPOSource, steps_of
 from open_r1.training.held_out_prompts import with_held_out
 from open_r1.training.held_out_rewards import HeldOutRewards, eval_params
-from open_r1.training.loop import Trainer
+from open_r1.training.loop import Trainer, TrainResult
 from open_r1.training.publishing import Publisher
 from open_r1.training.reference import load_reference
 from open_r1.training.rollout_engine import build_engine, check_engine, sampling_params
 from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.rollouts import RolloutCollector
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run, take_folder
+from open_r1.training.run_folder import taken_folder
+from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.warm_up import warm_up
 from open_r1.training.watching import RunWatch
 
@@ -67,7 +68,15 @@ def main(argv: list[str] | None = None) -> None:
     check_settings(config, runtime)
     check_engine(config)
     config = plan_first(config, runtime)
-    take_folder(config, runtime)
+    with taken_folder(config, runtime):
+        result = train(config, runtime)
+    runtime.close()
+    if result.stopped:
+        raise StoppedByRule(f"{result.stopped}; the model is in {config.output_dir}")
+
+
+def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
+    """The run in its folder; raises what `main` does."""
     config = solve_batch(config, runtime.world_size)
     if runtime.is_main:
         console.print(f"batch: {batch_line(config, runtime.world_size)}", soft_wrap=True)
@@ -148,9 +157,7 @@ def main(argv: list[str] | None = None) -> None:
             "read them (--log_completions true), or try the rewards alone (open-r1 rewards check)",
             soft_wrap=True,
         )
-    runtime.close()
-    if result.stopped:
-        raise StoppedByRule(f"{result.stopped}; the model is in {config.output_dir}")
+    return result
 
 
 def prepare_prompts(config: GRPOConfig, chat: ChatFormat, runtime: Runtime) -> tuple[PromptSet, PromptSet | None]:

@@ -32,7 +32,8 @@ from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
 from open_r1.training.publishing import Publisher
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run, take_folder
+from open_r1.training.run_folder import taken_folder
+from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
 from open_r1.training.warm_up import warm_up
 
@@ -50,16 +51,22 @@ def main(argv: list[str] | None = None) -> None:
     runtime = start_run(config)
     check_settings(config, runtime)
     config = plan_first(config, runtime)
-    take_folder(config, runtime)
+    with taken_folder(config, runtime):
+        train(config, runtime)
+    runtime.close()
+
+
+def train(config: SFTConfig, runtime: Runtime) -> None:
+    """The run in its folder; raises what `main` does."""
     publisher = Publisher(config, runtime)
     tokenizer, chat = load_chat(config)
     data = Background(prepare_tokens, config, chat, runtime)  # while the model is loaded and compiled
     policy = load_policy(config, runtime, tokenizer, chat)
     data.check()
     warm_up(config, runtime, policy.module)
-    train, held_out = data.result()
+    rows, held_out = data.result()
 
-    source = SFTSource(train, config, runtime)
+    source = SFTSource(rows, config, runtime)
     check_disks_again(config, runtime, source.steps(config.num_train_epochs))
     checkpoints = Checkpoints(config, runtime, tokenizer, policy.stop_token_ids)
     evaluate = HeldOutLoss(held_out, config, runtime, policy.module) if held_out else None
@@ -79,7 +86,6 @@ def main(argv: list[str] | None = None) -> None:
     with publisher:
         result = trainer.train()
         finish_run(config, runtime, policy, trainer, result, publisher)
-    runtime.close()
 
 
 def prepare_tokens(config: SFTConfig, chat: ChatFormat, runtime: Runtime) -> tuple[TokenStore, TokenStore | None]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import signal
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,18 +30,14 @@ from open_r1.parallel.runtime import Runtime
 from open_r1.report.tables import number, numbers_table
 from open_r1.training.checkpoint import is_of_the_disk
 from open_r1.training.loop import Trainer, TrainResult
-from open_r1.training.metrics import COMPLETIONS_FILE
-from open_r1.training.metrics import FILE as METRICS_FILE
 from open_r1.training.model_card import model_card
 from open_r1.training.optimizer import build_optimizer
 from open_r1.training.publishing import Publisher
+from open_r1.training.run_folder import RESULTS_FILE
 from open_r1.training.signals import StopSignal
 from open_r1.training.trackers import installed_trackers
 from open_r1.training.warm_up import choose_how_layers_run
-from open_r1.training.watching import ALARMS_FILE
 
-SETTINGS_FILE = "settings.json"
-RESULTS_FILE = "train_results.json"
 console = Console(stderr=True)
 
 
@@ -79,60 +74,8 @@ def start_run(config: SFTConfig | GRPOConfig) -> Runtime:
     return Runtime(precision, config.cpu_threads)
 
 
-def take_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
-    """Makes the output folder this run's own; an earlier run there may be deleted, so whatever refuses comes before.
-
-    Raises:
-        UserError: it holds a run already, or cannot be made or written.
-    """
-    if runtime.is_main:
-        try:
-            _take_folder(Path(config.output_dir), config)
-        except OSError as error:
-            why = f"{config.output_dir} cannot be used ({error}): name a folder that you may write to"
-            raise UserError(f"output_dir {why}") from error
-        for note in config.notes():
-            console.print(f"[dim]note: {note}[/]")
-    runtime.barrier()
-
-
 def _level(name: str) -> int:
     return logging.WARNING if name == "passive" else getattr(logging, name.upper())
-
-
-def _take_folder(folder: Path, config: SFTConfig | GRPOConfig) -> None:
-    """Makes the output folder; a run that lies there is continued, or replaced, only when the person says so."""
-    if folder.is_dir() and folder.resolve() == Path(config.model_name_or_path).resolve():
-        raise UserError(f"output_dir {folder} is the folder of the model that training starts from; choose another")
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob(".*.tmp"):
-        shutil.rmtree(stale)
-    for stale in folder.glob(".*.partial"):  # of a run that was killed while it wrote a file
-        stale.unlink(missing_ok=True)
-    finished = (folder / RESULTS_FILE).exists()
-    # A run that ended before its first step left an empty file of metrics, which is nothing to lose.
-    earlier = [
-        path
-        for path in folder.iterdir()
-        if _is_of_a_run(path.name, finished) and (path.is_dir() or path.stat().st_size)
-    ]
-    if earlier and not config.resume_from_checkpoint:
-        if not config.overwrite_output_dir:
-            raise UserError(
-                f"output_dir {folder} holds a run already; continue it with --resume_from_checkpoint true, "
-                "start anew with --overwrite_output_dir, or choose another folder"
-            )
-        for path in earlier:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(folder / SETTINGS_FILE, asdict(config))
-
-
-def _is_of_a_run(name: str, finished: bool) -> bool:
-    """Whether a run wrote this; weights count only beside the results of a finished run, else they are somebody's."""
-    if name in (METRICS_FILE, COMPLETIONS_FILE, ALARMS_FILE, RESULTS_FILE) or re.fullmatch(r"checkpoint-\d+", name):
-        return True
-    # Of adapters the configuration too: beside a whole model it would send who loads it to another base.
-    return finished and name.endswith((".safetensors", ".safetensors.index.json", "adapter_config.json"))
 
 
 def load_chat(config: SFTConfig | GRPOConfig) -> tuple[PreTrainedTokenizerBase, ChatFormat]:

@@ -19,7 +19,9 @@ from training_runs import Run, assert_different_weights, assert_same_weights, lo
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from open_r1.errors import StopRequested, UserError
+from open_r1.locks import held
 from open_r1.training.checkpoint import Checkpoints
+from open_r1.training.run_folder import LOCK_FILE
 
 
 @pytest.fixture
@@ -42,6 +44,16 @@ def test_a_folder_that_holds_a_run(sft_settings: dict[str, Any], tmp_path: Path)
     assert len(anew.losses) == 2
     assert anew.checkpoints == []
     assert json.loads((anew.folder / "settings.json").read_text())["max_steps"] == 2
+
+
+def test_a_folder_in_which_another_run_is(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    half_written = tmp_path / "run" / ".checkpoint-2.tmp"
+    half_written.mkdir(parents=True)
+    with held(tmp_path / "run" / LOCK_FILE), pytest.raises(UserError, match=rf"another run \(process {os.getpid()}\)"):
+        train("sft", tmp_path / "run", **sft_settings, max_steps=1, overwrite_output_dir=True)
+    assert half_written.exists()
+    train("sft", tmp_path / "run", **sft_settings, max_steps=1)
+    assert not half_written.exists() and not (tmp_path / "run" / LOCK_FILE).exists()
 
 
 @pytest.mark.parametrize("below", ["", "run"], ids=["a file", "below a file"])
