@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from io import TextIOWrapper
 from types import FrameType
 
 from open_r1 import __version__, config
@@ -108,6 +109,8 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
         it does not know is a defect, and keeps its trace on the screen too.
     """
     invocation = invocation or Invocation(argv)
+    if isinstance(sys.stdout, TextIOWrapper):  # where the locale has no "…" or "✓", a "?" stops no run
+        sys.stdout.reconfigure(errors="replace")
     apply_settings()
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -207,6 +210,8 @@ def find_command(argv: Sequence[str]) -> tuple[str, list[str]]:
         name = " ".join(argv[:length])
         if name in COMMANDS:
             return name, list(argv[length:])
+    if longer := [name for name in COMMANDS if name.startswith(f"{argv[0]} ")]:
+        raise UserError(f"{argv[0]} needs another word: open-r1 {', or open-r1 '.join(longer)}")
     close = config.did_you_mean(argv[0], COMMANDS)
     raise UserError(f"{argv[0]!r} is no command of open-r1{close} (commands: {', '.join(COMMANDS)})")
 

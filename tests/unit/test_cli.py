@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -124,6 +125,15 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture) -> None:
 def test_the_nearest_command_is_named(capsys: pytest.CaptureFixture) -> None:
     assert main(["evalaute"]) == 2
     assert "'evalaute' is no command of open-r1; did you mean evaluate?" in capsys.readouterr().err
+    assert main(["plan", "--help"]) == 2
+    assert capsys.readouterr().err == "error: plan needs another word: open-r1 plan sft, or open-r1 plan grpo\n"
+
+
+def test_a_locale_without_our_characters_ends_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    assert run_main(lambda argv: print("8 × 2,048 tokens …", flush=True), []) == 0
+    assert out.buffer.getvalue() == b"8 ? 2,048 tokens ?\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

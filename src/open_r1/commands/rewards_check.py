@@ -58,7 +58,10 @@ def main(argv: Sequence[str]) -> None:
     console.print(said, markup=False, soft_wrap=True)
     print_report(report, console, config.show)
     if config.output is not None:
-        write_failures(Path(config.output), report.failures)
+        try:
+            write_failures(Path(config.output), report.failures)
+        except OSError as error:
+            raise UserError(f"output {config.output}: cannot be written ({error.strerror})") from None
         console.print(f"{len(report.failures):,} failures in {config.output}", markup=False, soft_wrap=True)
     if report.failures:
         raise SystemExit(FAILED_STATUS)
@@ -104,8 +107,13 @@ def _summary(report: GoldReport) -> Table:
 
 def _writable(output: str | None) -> None:
     """An output that cannot be written is said before the work, not after it."""
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise UserError(f"output {output}: there is no folder {Path(output).absolute().parent}")
+    if output is None:
+        return
+    folder = Path(output).absolute().parent
+    if not folder.is_dir():
+        raise UserError(f"output {output}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"output {output}: you may not write to {folder}")
 
 
 @contextmanager

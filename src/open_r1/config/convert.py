@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from open_r1.config.settings import Settings, check_value, choices_of, did_you_mean, members, names_of, type_hints
 from open_r1.errors import UserError
 
-BOOLEANS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+BOOLEANS = dict.fromkeys(("true", "yes", "on", "1", "t", "y"), True) | dict.fromkeys(
+    ("false", "no", "off", "0", "f", "n"), False
+)
+"""What transformers reads as true or false, and YAML's ``on`` and ``off``."""
 NULLS = ("null", "none", "~")
 _UNFIT = object()
 

@@ -60,7 +60,7 @@ def print_help(cls: type[Settings], prog: str) -> None:
         console.print(Text(title, style="bold cyan"))
         table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), expand=False)
         table.add_column(no_wrap=True, min_width=34)
-        table.add_column()
+        table.add_column(overflow="fold")
         for entry, doc in entries:
             usage = Text.assemble((f"  --{entry.name}", "green"), f" {_value_name(cls, entry)}")
             table.add_row(usage, Text(doc + _choices(cls, entry) + _default(cls, entry) + _aliases(entry)))

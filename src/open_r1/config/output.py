@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -77,7 +78,7 @@ class OutputConfig(Settings):
     """Continue a checkpoint although settings that it was made with have changed."""
 
     benchmarks: list[str] = field(default_factory=list)
-    """Tasks evaluated after training, by the names that open-r1 evaluate knows."""
+    """Accepted for published recipes; open-r1 evaluate measures a trained model on tasks."""
 
     callbacks: list[str] = field(default_factory=list)
     """Accepted for published recipes: push_to_hub_revision."""
@@ -110,6 +111,11 @@ class OutputConfig(Settings):
         lines = super().notes()
         if self.do_eval and self.eval_strategy == "no":
             lines.append("do_eval evaluates nothing while eval_strategy is no: set eval_strategy to steps or epoch")
+        if self.benchmarks:
+            lines.append(
+                "benchmarks are not evaluated by the run: when it has ended, open-r1 evaluate --model "
+                f"{shlex.quote(self.output_dir)} --tasks {shlex.join(self.benchmarks)} does that"
+            )
         if PUSH_CALLBACK in self.callbacks:
             lines.append(f"callbacks {PUSH_CALLBACK} means push_to_hub with hub_strategy and hub_model_revision")
         return lines

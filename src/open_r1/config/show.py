@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from open_r1.config.parse import Parsed
 
 DEFAULT = "default"
+LEAST, USUAL, WIDEST = 16, 80, 10_000
+"""Columns."""
 
 
 def config_rows(parsed: Parsed) -> list[tuple[str, str, str]]:
@@ -27,13 +29,16 @@ def print_config(parsed: Parsed) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(highlight=False)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("setting", "value", "from"):
-        table.add_column(title, no_wrap=title != "value", overflow="fold")
+    table.add_column("setting", no_wrap=console.width >= USUAL, overflow="fold")
+    table.add_column("value", min_width=LEAST, overflow="fold")
+    table.add_column("from", min_width=LEAST, overflow="fold")
     for name, value, origin in config_rows(parsed):
         style = "dim" if origin == DEFAULT else ""
         table.add_row(Text(name), Text(value), Text(origin), style=style)
-    console = Console(highlight=False)
+    if not console.is_terminal:  # a file has no width: one line a setting
+        console.width = max(console.width, console.measure(table, options=console.options.update(width=WIDEST)).maximum)
     console.print(table)
     for note in parsed.config.notes():
         console.print(Text(f"note: {note}"), soft_wrap=True)

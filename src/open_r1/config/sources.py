@@ -40,7 +40,9 @@ def from_yaml(path: Path | str) -> list[Given]:
     Raises:
         UserError: no such file, not YAML, not a mapping, or one key with two values.
     """
-    import yaml
+    from yaml import MappingNode
+
+    from open_r1.config.yaml_text import loader_of
 
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -48,23 +50,17 @@ def from_yaml(path: Path | str) -> list[Given]:
         raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise UserError(f"--config {path}: is not UTF-8 text") from None
-    loader = yaml.SafeLoader(text)
-    try:
+    with loader_of(path, text) as loader:
         node = loader.get_single_node()
         if node is None:
             return []
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, MappingNode):
             raise UserError(f"{path}:{node.start_mark.line + 1}: a mapping of settings (key: value) is expected")
         loader.flatten_mapping(node)
         entries = [
             Given(str(loader.construct_object(key)), loader.construct_object(value, deep=True), _at(path, key))
             for key, value in node.value
         ]
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}") from None
-    finally:
-        loader.dispose()
     return _without_repeats(entries)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from open_r1.config.convert import show
 from open_r1.config.no_effect import TRAINING_NO_EFFECT, TRAINING_NOT_OFFERED
 from open_r1.config.output import HubConfig, OutputConfig
 from open_r1.config.settings import (
@@ -40,6 +41,8 @@ SCHEDULE_KWARGS = {
     "polynomial": ("lr_end", "power"),
     "inverse_sqrt": ("timescale",),
 }
+CHECKPOINTING_KWARGS = ("use_reentrant", "preserve_rng_state", "determinism_check", "early_stop", "debug")
+"""Of ``torch.utils.checkpoint``, which published recipes hand over."""
 
 
 @dataclass(kw_only=True)
@@ -50,7 +53,7 @@ class OptimizerConfig(Settings):
     """Sequences of full length in one micro-batch of one process; for GRPO, completions."""
 
     per_device_eval_batch_size: PositiveInt = 1
-    """The same, for evaluation."""
+    """Accepted for published recipes; evaluation takes one pack, or all held-out prompts, at a time."""
 
     gradient_accumulation_steps: PositiveInt = 1
     """Micro-batches added up in one optimizer step."""
@@ -138,6 +141,10 @@ class OptimizerConfig(Settings):
             raise UserError(f"max_steps: {self.max_steps} is given, but it must be at least 1, or -1 for whole epochs")
         check_optimizer(self.optim)
         check_schedule(self.lr_scheduler_type, self.lr_scheduler_kwargs or {})
+        for key in self.gradient_checkpointing_kwargs or ():
+            if key not in CHECKPOINTING_KWARGS:
+                near = did_you_mean(str(key), CHECKPOINTING_KWARGS)
+                raise UserError(f"gradient_checkpointing_kwargs: {key!r} is unknown{near}")
 
     @property
     def recompute(self) -> str | None:
@@ -150,6 +157,11 @@ class OptimizerConfig(Settings):
         lines = super().notes()
         if (self.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
             lines.append("gradient_checkpointing_kwargs.use_reentrant is read as false: recomputation is non-reentrant")
+        if self.per_device_eval_batch_size != 1:
+            lines.append(
+                "per_device_eval_batch_size changes nothing: evaluation takes one pack, or all held-out prompts, at a "
+                "time"
+            )
         return lines
 
 
@@ -172,10 +184,14 @@ def check_optimizer(name: str) -> None:
 def check_schedule(kind: str, kwargs: Mapping[str, Any]) -> None:
     """Raises UserError where ``lr_scheduler_kwargs`` does not fit ``lr_scheduler_type``."""
     known = SCHEDULE_KWARGS[kind]
-    for key in kwargs:
+    for key, value in kwargs.items():
         if key not in known:
             takes = f"takes {', '.join(known)}" if known else "takes none"
-            raise UserError(f"lr_scheduler_kwargs: {key!r} is unknown, {kind} {takes}{did_you_mean(key, known)}")
+            raise UserError(f"lr_scheduler_kwargs: {key!r} is unknown, {kind} {takes}{did_you_mean(str(key), known)}")
+        highest = 1.0 if key == "min_lr_rate" else math.inf
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= highest:
+            limits = "at least 0 and at most 1" if key == "min_lr_rate" else "at least 0"
+            raise UserError(f"lr_scheduler_kwargs: {key} is {show(value)}, but it must be a number, {limits}")
     if kind == "cosine_with_min_lr" and ("min_lr" in kwargs) == ("min_lr_rate" in kwargs):
         raise UserError(f"lr_scheduler_type {kind} needs one of min_lr and min_lr_rate in lr_scheduler_kwargs")
 

@@ -77,6 +77,11 @@ def _output_disk(at: Situation) -> Found:
 def _unknown_model(at: Situation, check: CheckName) -> list[Finding]:
     if at.config.model is None:
         return []
+    folder = Path(os.path.expanduser(at.config.model))
+    if at.model is None and (folder.is_dir() or folder.is_absolute()):
+        what = "holds no safetensors files" if folder.is_dir() else "is no folder"
+        summary = f"{at.config.model} {what}"
+        return [Finding("warn", check, summary, fix="--model DIR   # with config.json and *.safetensors, or a hub id")]
     if at.model is None:
         summary = f"the size of {at.config.model} is not known: is the name right, and the hub reachable?"
         return [Finding("warn", check, summary, fix="open-r1 doctor --only hub tokens   # gated models need a token")]

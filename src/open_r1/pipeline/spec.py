@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from yaml import MappingNode
 
 from open_r1.config.settings import did_you_mean
+from open_r1.config.yaml_text import loader_of, refuse_repeats
 from open_r1.errors import UserError
 
 KINDS = ("script", "generate", "sft", "grpo", "evaluate")
@@ -141,29 +142,16 @@ def references_in(value: Any) -> Iterable[str]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"the pipeline file {path} cannot be read: {reason}") from error
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem or error.context}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: a mapping with name, output_dir, seed and stages is expected")
-    return data
-
-
-class _Loader(yaml.SafeLoader):
-    """Plain data only, and no key twice in a mapping."""
-
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.composer.ComposerError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value)
-        return node
+    with loader_of(path, text) as loader:
+        node = loader.get_single_node()
+        if isinstance(node, MappingNode):
+            refuse_repeats(node)
+            return loader.construct_document(node)
+    raise UserError(f"{path}: a mapping with name, output_dir, seed and stages is expected")
 
 
 def _check_keys(data: Mapping[str, Any], known: Iterable[str], place: str) -> None:

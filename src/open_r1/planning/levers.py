@@ -22,6 +22,8 @@ SHORTEST = 2048
 """Tokens of the shortest packs, and completions, that are proposed."""
 ADAPTERS = 2.0
 """Penalty of training adapters: what trains all weights goes before, unless it takes two or three times as long."""
+ENGINE, LENGTH = "engine", "length"
+"""Families that are the last resort: what draws, and then the data."""
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
@@ -93,6 +95,11 @@ def _grpo(settings: GRPOConfig) -> Iterator[Lever]:
                 yield Lever(changes, says=f"{sequences} completions at once, vLLM asleep meanwhile", slower=0.02)
         if not settings.vllm_enable_sleep_mode:
             yield Lever(sleeps, says="vLLM sleeps while the policy trains", slower=0.02)
+        for size in (256, 64, 16):  # the weights are then there once
+            if size < completions:
+                changes = (("use_vllm", False), ("generation_batch_size", size))
+                says = "transformers draws instead of vLLM, more slowly than is reckoned here"
+                yield Lever(changes, family=ENGINE, says=says)
     elif not settings.use_vllm:
         for size in (256, 64, 16):
             if size < min(completions, settings.generation_batch_size or completions):
@@ -154,5 +161,5 @@ def _shorter(settings: SFTConfig | GRPOConfig) -> Iterator[Lever]:
             factor = settings.max_length // length
             more = ((ACCUMULATION, settings.gradient_accumulation_steps * factor),)
         says = "shorter completions: other answers" if grpo else "shorter packs: longer texts are cut in pieces"
-        yield Lever(((name, length), *more), penalty=penalty, family="length", says=says)
+        yield Lever(((name, length), *more), penalty=penalty, family=LENGTH, says=says)
         length, penalty = length // 2, 4 * (1 + penalty) - 1  # half as many tokens never pay

@@ -12,7 +12,7 @@ from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.errors import UserError
 from open_r1.model.layers import LEVELS
 from open_r1.planning.duration import seconds_of_step
-from open_r1.planning.levers import ACCUMULATION, Lever, axes
+from open_r1.planning.levers import ACCUMULATION, ENGINE, LENGTH, Lever, axes
 from open_r1.planning.memory import StepMemory, step_memory
 from open_r1.planning.refusals import on_machine, refusal
 from open_r1.planning.situation import Machine, Model
@@ -80,7 +80,8 @@ def options(
     same_result: bool = False,
     verdicts: Sequence[str] = ("fits",),
 ) -> list[Option]:
-    """All changes with which a step fits, the cheapest first; those of the data's length after all others.
+    """All changes with which a step fits, the cheapest first; after all others those of what draws, and of the data's
+    length.
 
     Args:
         same_result: only those that leave the result the same.
@@ -92,18 +93,21 @@ def options(
         option = _pull(settings, model, machine, levers, best)
         if option is not None and option.memory.verdict in verdicts:
             found.append(option)
-    return sorted(found, key=lambda option: ("length" in option.families, option.cost, option.memory.peak))
+    return sorted(
+        found,
+        key=lambda option: (LENGTH in option.families, ENGINE in option.families, option.cost, option.memory.peak),
+    )
 
 
 def choose(found: Sequence[Option]) -> list[Option]:
     """The cheapest option, and up to two that change something else than it, and change less or need less memory.
 
-    Other lengths are proposed only where nothing else fits.
+    Another engine, and then other lengths, are proposed only where nothing else fits.
     """
     chosen: list[Option] = []
     for option in found:
         kinds = set(option.families)
-        if "length" in kinds and chosen:
+        if kinds & {ENGINE, LENGTH} and chosen:
             break
         more_of_the_same = any(kinds >= set(other.families) and other.families for other in chosen)
         smaller = all(option.memory.peak < other.memory.peak for other in chosen)

@@ -122,7 +122,7 @@ def _launch(path: str | None) -> tuple[str | None, int | None]:
         return None, None
     try:
         told = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"accelerate_config {path}: cannot be read ({' '.join(str(error).split())[:100]})") from None
     told = told if isinstance(told, dict) else {}
     kind = str(told.get("distributed_type", "NO")).upper()
@@ -140,15 +140,14 @@ def read_data(config: PlanSFTConfig | PlanGRPOConfig) -> Data:
     """Rows, and lengths of a sample where the rows are on this machine; what cannot be read quickly stays unknown."""
     if config.plan_tokens is not None:
         return Data(config.rows, None, config.plan_tokens, "given by --plan_tokens")
+    size = "--rows" if isinstance(config, GRPOConfig) else "--plan_tokens"
     if config.dataset_name == NO_DATA:
-        return Data(config.rows, None, None, "no data set is given: add --dataset_name, or --plan_tokens")
+        return Data(config.rows, None, None, f"no data set is given: add --dataset_name, or {size}")
     here = config.dataset_name is not None and (
         is_path(config.dataset_name) or Path(config.dataset_name).expanduser().exists()
     )
     if not here:  # on the hub: even a sample would be a download of hundreds of megabytes
-        return Data(
-            config.rows, None, None, f"{config.dataset_name or 'the mixture'} is not read: give --plan_tokens, --rows"
-        )
+        return Data(config.rows, None, None, f"{config.dataset_name or 'the mixture'} is not read: give {size}")
     return _sft_data(config) if isinstance(config, SFTConfig) else _grpo_data(config)
 
 

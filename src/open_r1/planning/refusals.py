@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from rich.console import Console
 
@@ -84,7 +86,8 @@ def check_settings(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
     """Refuses what cannot run here, before anything is prepared or an earlier run is deleted; says what will be slow.
 
     Raises:
-        UserError: settings that do not go with this launcher or chip, or a package that they need is not installed.
+        UserError: settings that do not go with this launcher or chip, a package that they need is not installed, or the
+            checkpoint that they name is not there; all ranks raise it.
     """
     on_gpu = runtime.device.type == "cuda"
     capability = torch.cuda.get_device_capability(runtime.device) if on_gpu else NO_CUDA
@@ -93,5 +96,9 @@ def check_settings(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
     if config.fp8:
         check_fp8(runtime.device)
     quantization_arguments(config)
+    if isinstance(config.resume_from_checkpoint, str):  # looked into once all is prepared
+        path = Path(config.resume_from_checkpoint)
+        if not runtime.gather([path.is_dir()])[0]:
+            raise UserError(f"resume_from_checkpoint {path}: no such folder; give a checkpoint-N folder, or true")
     if runtime.is_main and (line := slow_type(config, capability)):
         console.print(f"[yellow]{line}[/]")

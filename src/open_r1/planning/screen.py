@@ -162,7 +162,8 @@ def _folded(flags: str) -> list[str]:
 def _cost(plan: Plan) -> Iterator[tuple[str, str]]:
     changed = ", changed" if plan.found and plan.found[0].differs else ""
     if plan.steps is None:
-        yield f"steps{changed}", "unknown: give --plan_tokens or --rows, or set --max_steps"
+        size = "--rows" if isinstance(plan.settings, GRPOConfig) else "--plan_tokens"
+        yield f"steps{changed}", f"unknown: give {size}, or set --max_steps"
     else:
         most = "at most " if isinstance(plan.settings, GRPOConfig) else ""
         yield f"steps{changed}", f"{plan.steps:,}, {most}{_short(plan.tokens)} tokens"

@@ -104,6 +104,14 @@ def test_a_launcher_is_read_from_its_file(plan: Any) -> None:
     assert (nodes["machine"]["gpus"], nodes["machine"]["nodes"]) == (16, 2)
 
 
+@pytest.mark.parametrize(("command", "size"), [("sft", "--plan_tokens"), ("grpo", "--rows")])
+def test_what_would_tell_the_steps_is_named(plan: Any, command: str, size: str) -> None:
+    """Not a setting that was given, or that this command makes nothing of."""
+    given = ["--rows", "100"] if command == "sft" else []
+    shown = plan(command, "--model_name_or_path", "1.5b", "--gpu", "H100", *given)
+    assert f"unknown: give {size}, or set --max_steps" in shown
+
+
 def test_without_a_gpu_it_says_what_a_run_takes(plan: Any) -> None:
     shown = plan("sft --model_name_or_path 1.5b --gpu cpu")
     assert "planned for a CPU" in shown and "no data set is given" in shown
@@ -122,7 +130,7 @@ def test_without_a_gpu_it_says_what_a_run_takes(plan: Any) -> None:
             "grpo --model_name_or_path 1.5b --gpu H100 --num_generations 7 --prompts_per_step 3 --gpus 2",
             "shared evenly",
         ),
-        ("", "did you mean plan sft"),
+        ("", "plan needs another word: open-r1 plan sft"),
     ],
 )
 def test_mistakes_are_one_line(plan: Any, words: str, said: str) -> None:

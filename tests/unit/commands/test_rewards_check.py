@@ -83,6 +83,7 @@ def test_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["--reward_funcs", "code"], r"reward 'code' needs the column 'verification_info'"),
         (["--output", "failures.txt"], r"must end in \.jsonl or \.parquet"),
         (["--output", "/no/such/folder/failures.jsonl"], r"there is no folder /no/such/folder"),
+        (["--output", "/dev/fd/failures.jsonl"], r"output /dev/fd/failures\.jsonl: (cannot be written|you may not)"),
         (["--reward_funcs", "acuracy"], r"unknown reward 'acuracy'"),
     ],
 )

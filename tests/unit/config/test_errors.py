@@ -52,13 +52,16 @@ def message(cls: type, words: list[str]) -> str:
         ("--report_to wandbb", "report_to: 'wandbb' is not one of wandb, tensorboard, trackio, all, none; did you mean wandb? (--report_to)"),
         ("--optim sgd", "optim: 'sgd' is not offered, supported are adamw_torch, adamw_torch_fused, adamw_split, adamw_8bit, adamw_bnb_8bit, paged_adamw_8bit and paged_adamw_32bit (--optim)"),
         ("--max_steps 0", "max_steps: 0 is given, but it must be at least 1, or -1 for whole epochs (--max_steps)"),
+        ("--lr_scheduler_type cosine_with_min_lr --lr_scheduler_kwargs {min_lr_rate:~5}", "lr_scheduler_kwargs: min_lr_rate is 5, but it must be a number, at least 0 and at most 1 (--lr_scheduler_kwargs)"),
+        ("--lr_scheduler_kwargs {num_cycles:~many}", "lr_scheduler_kwargs: num_cycles is many, but it must be a number, at least 0 (--lr_scheduler_kwargs)"),
+        ("--gradient_checkpointing_kwargs {use_reentrent:~false}", "gradient_checkpointing_kwargs: 'use_reentrent' is unknown; did you mean use_reentrant? (--gradient_checkpointing_kwargs)"),
         ("--save_steps 1.5", "--save_steps: 1.5 is given, but it must be at least 1, or greater than 0 and below 1"),
         ("--warmup_ratio 1", "--warmup_ratio: 1.0 is given, but it must be at least 0 and below 1"),
         ("--callbacks mine", "callbacks: 'mine' is not known; the one accepted name is push_to_hub_revision (--callbacks)"),
     ],
 )  # fmt: skip
 def test_wrong_flags_of_sft(flags: str, expected: str) -> None:
-    assert message(SFTConfig, [*REQUIRED, *flags.split()]) == expected
+    assert message(SFTConfig, [*REQUIRED, *(word.replace("~", " ") for word in flags.split())]) == expected
 
 
 def test_a_word_without_a_flag() -> None:
@@ -78,6 +81,9 @@ def test_a_word_without_a_flag() -> None:
         ("seed: 1\nseed: 2", "{path}:4: seed: has another value at {path}:3: keep one of them"),
         ("max_length: 5\nmax_seq_length: 5", "{path}:4: max_seq_length and {path}:3: max_length are the same setting: keep one of them"),
         ("hub_model_id: [", "{path}:3: not YAML: expected the node content, but found '<stream end>'"),
+        ("learning_rate:\t1", "{path}:3: not YAML: found character '\\t' that cannot start any token: write spaces for tabs"),
+        ("seed: 1 # \a", "{path}:3: not YAML: the character U+0007 is not allowed"),
+        ("dataset_mixture:\n  datasets: [{id: a}]\n  datasets: [{id: b}]", "{path}:5: not YAML: datasets is given twice"),
         ("bf16: true\nfp16: true", "bf16 and fp16 are both set: keep one (bf16 where the chip has it) (bf16 at {path}:3, fp16 at {path}:4)"),
     ],
 )  # fmt: skip

@@ -205,6 +205,16 @@ def test_aliases(line: str, tmp_path: Path) -> None:
     parse(SFTConfig, ["--config", str(path)], prog="open-r1")
 
 
+def test_what_a_run_does_not_do_is_said() -> None:
+    words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "my runs/o", "--bf16", "1"]
+    config = parse(SFTConfig, words, prog="open-r1").config
+    assert config.bf16 is True and config.notes() == []
+    words += ["--per_device_eval_batch_size", "16", "--benchmarks", "math_500", "aime24"]
+    first, second = sorted(parse(SFTConfig, words, prog="open-r1").config.notes())
+    assert "open-r1 evaluate --model 'my runs/o' --tasks math_500 aime24" in first
+    assert second.startswith("per_device_eval_batch_size changes nothing: ")
+
+
 def test_the_published_sft_command() -> None:
     words = """--model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name HuggingFaceH4/Bespoke-Stratos-17k
         --learning_rate 1.0e-5 --num_train_epochs 1 --packing --max_seq_length 2048 --per_device_train_batch_size 8

@@ -33,6 +33,22 @@ def test_print_config_shows_what_was_given_first(
     assert any(line[:3] == ["note:", "tf32", "has"] for line in lines)
 
 
+def test_nothing_is_lost_for_want_of_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The origin in a recipe's folder left the values no column at all."""
+    monkeypatch.setenv("COLUMNS", "60")
+    recipe = tmp_path / f"{'deep' * 20}.yaml"
+    recipe.write_text("model_name_or_path: m\ndataset_name: d\noutput_dir: o\nmax_length: 64\n")
+    with pytest.raises(SystemExit):
+        parse(SFTConfig, ["--config", str(recipe), "--print_config"], prog="open-r1 sft")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["max_length", "64", f"{recipe}:4"] in lines
+    with pytest.raises(SystemExit):
+        parse(GRPOConfig, ["--help"], prog="open-r1 grpo")
+    assert "--no_vllm_importance_sampling_correction" in "".join(capsys.readouterr().out.split())
+
+
 def test_rows_are_what_the_run_uses() -> None:
     """A value that was normalised is shown as it will be used."""
     words = ["--model_name_or_path", "m", "--dataset_name", "d", "--output_dir", "o"]

@@ -256,3 +256,11 @@ def test_a_torch_that_dies_takes_nothing_along(
         "skip",
         "skip",
     )
+
+
+def test_a_folder_without_weights_is_not_looked_for_at_the_hub(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main(["doctor", "--only", "cache_disks", "--model", str(tmp_path), "--json"])
+    main(["doctor", "--only", "cache_disks", "--model", str(tmp_path / "gone"), "--json"])
+    said = capsys.readouterr().out
+    assert f"{tmp_path} holds no safetensors files" in said and f"{tmp_path / 'gone'} is no folder" in said
+    assert "the hub reachable" not in said

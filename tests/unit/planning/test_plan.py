@@ -168,6 +168,17 @@ def test_grpo_beside_vllm() -> None:
     assert roomy.memory.drawing > roomy.memory.engine.engine
 
 
+def test_transformers_draws_where_vllm_leaves_no_room() -> None:
+    """That no change made it fit was said of a card that one flag was enough for."""
+    settings = grpo(use_vllm=True, use_peft=True, torch_dtype="bfloat16", max_completion_length=1024)
+    plan = planned(settings, "7b", "4090")
+    assert plan.memory.verdict == "over" and plan.adjusted is None
+    assert [option.changes["use_vllm"] for option in plan.found] == [False]
+    assert plan.found[0].memory.verdict == "fits" and plan.found[0].families == ("engine",)
+    roomy = planned(settings, "7b", "L40S")
+    assert roomy.fits and all("engine" not in option.families for option in roomy.found)
+
+
 def test_grpo_without_vllm_decodes_fewer_at_once() -> None:
     plan = planned(grpo(max_completion_length=8192, num_generations=16), "1.5b", "A100-80")
     assert plan.memory.drawing > plan.memory.limit

@@ -150,3 +150,14 @@ def test_a_plan_knows_that_emulated_bf16_is_slower(tmp_path: Path, capsys: pytes
     assert "no tensor cores" in rates["bf16"]["slow"] and rates["fp16"]["slow"] == ""
     assert main([*words, "--bf16"]) == 0
     assert "! bf16 is slow on this GPU" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", ["sft", "grpo"])
+def test_a_checkpoint_that_is_not_there_is_said_before_anything_is_prepared(
+    program: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--model_name_or_path", str(tiny_checkpoint), "--dataset_name", str(tmp_path / "gone.jsonl")]
+    words += ["--output_dir", str(tmp_path / "run"), "--resume_from_checkpoint", "data/gone/checkpoint-103500"]
+    assert main([program, *words]) == 2
+    assert "checkpoint-103500: no such folder; give a checkpoint-N folder, or true" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
