@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from open_r1.rewards.digit_groups import join_digit_groups
+from open_r1.rewards.digit_groups import as_fractions, join_digit_groups, without_exponents
 
 MAX_ANSWER_CHARS = 4096
 """A longer answer is not read: no gold answer is near it, and parsing time grows faster than length."""
@@ -20,8 +20,11 @@ MAX_TAIL_CHARS = 2000
 MAX_BOXES_TRIED = 16
 
 _BOX = re.compile(r"\\boxed\s*\{")
+_BOLD_BOX = re.compile(r"\\boxed\{\\(?:mathbf|boldsymbol|bm)\s*\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BETWEEN_BOXES = re.compile(r"(?:\$|\\\)|\\\])?\s*(?:,?\s*and|,?\s*or|,)\s*(?:\$|\\\(|\\\[)?\s*")
+_BETWEEN_BOXES = re.compile(
+    r"(?:\$|\\\)|\\\])?\s*(?:,?\s*(?:and|or)|,?\s*\\text\{,?\s*(?:and|or)\s*\}|,)\s*(?:\$|\\\(|\\\[)?\s*"
+)
 _GSM8K = re.compile(r"####[ \t]*(\$?[-+]?[0-9][0-9.,/]*%?)[ \t]*$", re.MULTILINE)
 
 _NAMED = re.compile(r"\\[A-Za-z]+|sqrt|(?:arc)?(?:sin|cos|tan|cot|sec|csc)h?|log|exp|frac")
@@ -36,24 +39,24 @@ def find_answer(text: str) -> str | None:
 
     A text that opens ``<think>`` and never closes it was cut while still thinking: only a ``\boxed{…}`` counts there,
     not whatever number happens to stand last. None when the text states nothing. Numbers are in one piece
-    (``12345`` for ``12\,345``).
+    (``12345`` for ``12\,345``, ``7/2`` for ``3 1/2``).
     """
     thought, closed, rest = text.rpartition("</think>")
     if closed:
         found = _from_section(rest) or last_boxes(thought)
     else:
         found = last_boxes(text) if "<think>" in text else _from_section(text)
-    return found and join_digit_groups(found)
+    return found and _readable(found)
 
 
 def find_gold(text: str) -> str | None:
     r"""Returns the part of a gold answer that states it.
 
     Gold may be bare LaTeX, a plain number, a text that ends in ``#### 18``, or a worked solution with ``\boxed{…}``.
-    Numbers are in one piece (``12345`` for ``12\,345``).
+    Numbers are in one piece (``12345`` for ``12\,345``, ``7/2`` for ``3 1/2``).
     """
     found = _marked(text) or _unmarked(text.strip())
-    return found and join_digit_groups(found)
+    return found and _readable(found)
 
 
 def last_boxes(text: str) -> str | None:
@@ -80,14 +83,20 @@ def last_boxes(text: str) -> str | None:
 def _box_content(text: str, at: int) -> tuple[str | None, int]:
     r"""Returns the content of the ``\boxed{…}`` at ``at`` (None when empty or not closed) and where it ends."""
     opening = _BOX.match(text, at)
-    if opening is None:
+    end = None if opening is None else _closing_brace(text, opening.end())
+    if end is None:
         return None, at
+    return text[opening.end() : end].strip() or None, end + 1
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace that was opened before ``start`` closes; None where it does not, or too far away."""
     depth = 1
-    for brace in _BRACE.finditer(text, opening.end(), opening.end() + MAX_ANSWER_CHARS):
+    for brace in _BRACE.finditer(text, start, start + MAX_ANSWER_CHARS):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return text[opening.end() : brace.start()].strip() or None, brace.end()
-    return None, at
+            return brace.start()
+    return None
 
 
 def _from_section(section: str) -> str | None:
@@ -125,3 +134,12 @@ def is_bare_math(text: str) -> bool:
 
 def _boxed(text: str) -> str:
     return r"\boxed{" + text + "}"
+
+
+def _readable(found: str) -> str:
+    if found.startswith(r"\boxed"):  # in prose math-verify passes over signs and bold, in a formula it reads nothing
+        found = found.replace("°", r"^\circ ").replace("∞", r"\infty ")
+        bold = _BOLD_BOX.match(found)
+        if bold and _closing_brace(found, bold.end()) == len(found) - 2:
+            found = _boxed(found[bold.end() : -2])
+    return join_digit_groups(as_fractions(without_exponents(found)))

@@ -15,16 +15,19 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from math_verify import verify
-from sympy import Integer
+from sympy import Eq, Expr, Integer
 
 from open_r1.rewards.call import reads
 from open_r1.rewards.expressions import read_expressions
 from open_r1.rewards.extract import find_answer, find_gold
 from open_r1.rewards.text import Completion, completion_texts
 from open_r1.rewards.time_limit import OutOfTime, time_limit
-from open_r1.rewards.worded import states_quantities, wording
+from open_r1.rewards.worded import contradicts, states_quantities, wording
 
 SECONDS_PER_ANSWER = 5.0
+
+_TINY, _TINY_TOLERANCE = 1e-3, 1e-3
+"""math-verify compares six decimal places: below the first, numbers have to be as close as the second, relatively."""
 
 _INTEGER = re.compile(r"\\boxed\{\s*([-+]?)(?:\\?\$)?((?:[0-9]{1,30})|(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}))\s*\}")
 
@@ -80,7 +83,7 @@ def verify_answer(text: str, gold: object) -> float | None:
         1.0 where the answer equals gold, 0.0 where it does not or there is none, None where the gold answer cannot be
         parsed or the time limit of an answer ran out.
     """
-    if gold is None:
+    if gold is None or (isinstance(gold, float) and gold != gold):  # not a number: a missing one in a table
         return None
     try:
         with time_limit(SECONDS_PER_ANSWER):
@@ -109,11 +112,34 @@ def _equal(gold: MathAnswer, text: str) -> bool:
 
 @lru_cache(maxsize=16_384)  # the answers to one prompt are often the same few
 def _same(gold: MathAnswer, answer: MathAnswer) -> bool:
-    if gold.text == answer.text or wording(gold.text) == wording(answer.text):
+    words = wording(gold.text), wording(answer.text)
+    if gold.text == answer.text or words[0] == words[1]:
         return True
+    if contradicts(*words):
+        return False
     if (quantities := states_quantities(gold.text, answer.text)) is not None:
         return quantities
     if gold.integer is not None and answer.integer is not None:
         return gold.integer == answer.integer
     # The order matters: verify() is not symmetric, gold goes first.
-    return verify(gold.expressions, answer.expressions, timeout_seconds=None)
+    return verify(gold.expressions, answer.expressions, timeout_seconds=None) and not _tiny_and_apart(gold, answer)
+
+
+def _tiny_and_apart(gold: MathAnswer, answer: MathAnswer) -> bool:
+    """Whether both are numbers that six decimal places do not tell apart (``10^{-19}``, ``10^{-34}``), and differ."""
+    wanted, stated = _number(gold), _number(answer)
+    if wanted is None or stated is None or "%" in gold.text + answer.text:  # a per cent sign may be left out
+        return False
+    if not (0 < abs(wanted) < _TINY and 0 < abs(stated) < _TINY):
+        return False
+    return bool(abs(stated - wanted) > _TINY_TOLERANCE * abs(wanted))
+
+
+def _number(answer: MathAnswer) -> Expr | None:
+    """The real number that an answer is, or sets something equal to."""
+    read = answer.expressions[0] if answer.expressions else None
+    read = read.rhs if isinstance(read, Eq) else read
+    if not (isinstance(read, Expr) and read.is_number):
+        return None
+    value = read.evalf()
+    return value if value.is_Float else None

@@ -1,4 +1,4 @@
-"""Answers in words, of which math-verify reads one number or letters times it: ``March 5``, ``1 hour 30 minutes``."""
+"""What math-verify does not read of an answer: words (``March 5``, ``1 hour 30 minutes``), halves of a day, bases."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ _SPACE = re.compile(r"(?:\\[,;:! ]|~|\s)+")
 _QUANTITY = r"(?<![0-9])([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*([^\W\d_])[^\W\d_]*"
 _QUANTITIES = re.compile(rf"{_QUANTITY}(?:,?\s+(?:and\s+)?{_QUANTITY})+")
 _ONE_QUANTITY = re.compile(_QUANTITY)
+_HALF_OF_DAY = re.compile(r"[0-9]\s*([ap])\.?\s?m\b")
+_BASE = re.compile(r"[0-9a-f]_\{?\s*([0-9]+)\s*\}?$")
 
 
 def wording(text: str) -> str:
@@ -19,6 +21,16 @@ def wording(text: str) -> str:
         words = _TEXT.sub(r"\1", words)
     words = words.replace(r"\$", "").replace("$", "").replace(r"\%", "%")
     return _SPACE.sub(" ", words).strip().rstrip(".")
+
+
+def contradicts(gold: str, answer: str) -> bool:
+    """Whether two wordings differ in what math-verify passes over, said last: a.m. or p.m., the base of a number."""
+    for pattern in (_HALF_OF_DAY, _BASE):
+        wanted = pattern.findall(gold.lower())  # first, as an answer is longer
+        stated = pattern.findall(answer.lower()) if wanted else []
+        if stated and stated[-1] != wanted[-1]:
+            return True
+    return False
 
 
 def states_quantities(gold: str, answer: str) -> bool | None:

@@ -10,6 +10,7 @@ from open_r1.rewards.extract import MAX_TAIL_CHARS, find_answer, find_gold, is_b
     [
         (r"First \boxed{1}, but no: \boxed{2}.", r"\boxed{2}"),
         (r"\boxed{3} and $\boxed{4}$", r"\boxed{3, 4}"),
+        (r"\boxed{3}\text{ and }\boxed{4}", r"\boxed{3, 4}"),
         (r"\boxed{\frac{1}{2}}", r"\boxed{\frac{1}{2}}"),
         (r"\boxed{\{1, 2\}}", r"\boxed{\{1, 2\}}"),
         (r"\boxed{\boxed{5}}", r"\boxed{5}"),
@@ -101,9 +102,28 @@ def test_thousands_set_apart_by_a_space_are_one_number(text: str, answer: str) -
 
 
 @pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{3 1/2}", r"\boxed{\frac{7}{2}}"),
+        (r"\boxed{-1\ 125/1000 \pi}", r"\boxed{-\frac{1125}{1000} \pi}"),
+        (r"\boxed{16\frac{2}{3}\%}", r"\boxed{\frac{50}{3}\%}"),
+        (r"\boxed{33 \tfrac13 \%}", r"\boxed{\frac{100}{3} \%}"),
+        ("She has 3 1/2 cups.", "She has 7/2 cups."),
+    ],
+)
+def test_mixed_numbers_are_fractions(text: str, answer: str) -> None:
+    assert find_answer(text) == answer
+
+
+@pytest.mark.parametrize(
     "content",
     [
         r"1\frac{3}{4}",
+        "3 5/2",
+        "3, 1/2",
+        "x^2 1/2",
+        "1 2 1/2",
+        "3 1/2/5",
         r"3,\ 5,\ 7",
         r"100,\ 200",
         r"(100,\,200)",
@@ -112,7 +132,6 @@ def test_thousands_set_apart_by_a_space_are_one_number(text: str, answer: str) -
         r"\log_2\,128",
         r"10^3 200",
         r"x^2 100",
-        "1 125/1000",
         r"2\,3",
         r"100\ 200\ 5",
         r"1000\ 200",
@@ -126,3 +145,9 @@ def test_thousands_set_apart_by_a_space_are_one_number(text: str, answer: str) -
 )
 def test_other_spaces_between_digits_stay(content: str) -> None:
     assert find_answer(rf"\boxed{{{content}}}") == find_gold(rf"\boxed{{{content}}}") == rf"\boxed{{{content}}}"
+
+
+def test_only_bold_around_the_whole_answer_is_taken_off() -> None:
+    assert find_answer(r"\boxed{\mathbf{\frac{1}{2}}}") == r"\boxed{\frac{1}{2}}"
+    parts = r"\boxed{\mathbf{a} \cdot \mathbf{b}}"
+    assert find_answer(parts) == parts

@@ -45,6 +45,22 @@ def test_strings_are_completions_too() -> None:
         (r"\boxed{C}", r"\text{(C)}", 1.0),
         (r"\boxed{10080}", r"10,\!080", 1.0),
         (r"\boxed{90}", r"90^\circ", 1.0),
+        (r"\boxed{90°}", r"90^\circ", 1.0),
+        (r"\boxed{9°}", "90°", 0.0),
+        (r"\boxed{(-∞, 0]}", r"(-\infty, 0]", 1.0),
+        (r"\boxed{(-∞, 0)}", r"(-\infty, 0]", 0.0),
+        (r"\boxed{\mathbf{12\pi}}", r"12\pi", 1.0),
+        (r"\boxed{3 1/2}", r"\frac{7}{2}", 1.0),
+        (r"\boxed{2}", "3 1/2", 0.0),
+        ("It is 1.", "#### 3 1/2", 0.0),
+        (r"\boxed{\frac{2}{3}\%}", r"16\frac{2}{3}\%", 0.0),
+        (r"\boxed{16 \frac23\%}", r"16\frac{2}{3}\%", 1.0),
+        (r"\boxed{3:30 \text{ p.m.}}", r"3:30 \text{ AM}", 0.0),
+        (r"\boxed{3:30 \text{ a.m.}}", r"3:30 \text{ AM}", 1.0),
+        (r"\boxed{3:30}", r"3:30 \text{ AM}", 1.0),
+        (r"\boxed{101_3}", "101_2", 0.0),
+        (r"\boxed{101_{2}}", "101_2", 1.0),
+        (r"\boxed{101}", "101_2", 1.0),
         (r"\boxed{q - p}", "p - q", 0.0),
         ("", "18", 0.0),
         ("I do not know.", "18", 0.0),
@@ -133,14 +149,37 @@ def test_gold_goes_first() -> None:
     assert verify_answer(r"\boxed{1}", "2x + z = 1") == 0.0
 
 
-@pytest.mark.parametrize("gold", [None, "", "Answer is forty two.", "unparseable_latex", "no solution", r"\boxed{"])
-def test_unparsable_gold_gives_no_reward(gold: str | None) -> None:
+@pytest.mark.parametrize(
+    ("answer", "gold", "value"),
+    [
+        (r"1.6 \times 10^{-19}", r"6.63 \times 10^{-34}", 0.0),
+        (r"E = 1.6 \times 10^{-19}", "6.63e-34", 0.0),
+        ("0.0000002", "0.0000001", 0.0),
+        (r"-10^{-9}", r"10^{-9}", 0.0),
+        (r"6.63 \times 10^{-34}", "6.63e-34", 1.0),
+        (r"E = 6.63 \cdot 10^{-34}", r"6.63 \times 10^{-34}", 1.0),
+        (r"4.5 \times 10^{33}", "4.5e33", 1.0),
+        (r"4.6 \times 10^{33}", "4.5e33", 0.0),
+        ("0.0003333", r"\frac{1}{3000}", 1.0),
+        ("0.0005", r"0.05\%", 1.0),
+    ],
+)
+def test_very_small_and_large_numbers(answer: str, gold: str, value: float) -> None:
+    assert verify_answer(rf"\boxed{{{answer}}}", gold) == value
+
+
+@pytest.mark.parametrize(
+    "gold", [None, float("nan"), "", "Answer is forty two.", "unparseable_latex", "no solution", r"\boxed{"]
+)
+def test_unparsable_gold_gives_no_reward(gold: str | float | None) -> None:
     assert verify_answer(r"\boxed{42}", gold) is None
 
 
 def test_gold_may_be_a_number() -> None:
     assert verify_answer(r"\boxed{204}", 204) == 1.0
     assert verify_answer(r"\boxed{1/2}", 0.5) == 1.0
+    assert verify_answer(r"\boxed{0.00001}", 1e-5) == verify_answer(r"\boxed{1e22}", 10**22) == 1.0
+    assert verify_answer("It is 1.5e3.", 1.5) == verify_answer(r"\boxed{2e + 3}", 2000) == 0.0
 
 
 @pytest.mark.parametrize(
