@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType
@@ -167,7 +168,7 @@ def _text(value: Any, hint: Any, name: str) -> Any:
     lists = any(get_origin(part) is list for part in parts)
     if not isinstance(value, str) or str not in parts or (lists and ("," in value or value.startswith("["))):
         return _UNFIT
-    return value
+    return os.path.expanduser(value) if value.startswith("~/") else value  # no shell does so in YAML or after a "="
 
 
 def _list(value: Any, hint: Any, name: str) -> Any:

@@ -45,7 +45,7 @@ def from_yaml(path: Path | str) -> list[Given]:
     from open_r1.config.yaml_text import loader_of
 
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).expanduser().read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"--config {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:

@@ -215,6 +215,14 @@ def test_what_a_run_does_not_do_is_said() -> None:
     assert second.startswith("per_device_eval_batch_size changes nothing: ")
 
 
+def test_a_home_folder_is_one_wherever_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "recipe.yaml").write_text("model_name_or_path: ~/m\ndataset_name: d~/x\n")
+    config = parse(SFTConfig, ["--config=~/recipe.yaml", "--output_dir=~/my runs"], prog="open-r1").config
+    assert config.model_name_or_path == f"{tmp_path}/m" and config.output_dir == f"{tmp_path}/my runs"
+    assert config.dataset_name == "d~/x"
+
+
 def test_the_published_sft_command() -> None:
     words = """--model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --dataset_name HuggingFaceH4/Bespoke-Stratos-17k
         --learning_rate 1.0e-5 --num_train_epochs 1 --packing --max_seq_length 2048 --per_device_train_batch_size 8
