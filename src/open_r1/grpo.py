@@ -47,7 +47,7 @@ from open_r1.training.reference import load_reference
 from open_r1.training.rollout_engine import build_engine, check_engine, sampling_params
 from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.rollouts import RolloutCollector
-from open_r1.training.run_folder import taken_folder
+from open_r1.training.run_folder import begin_run, taken_folder
 from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.warm_up import warm_up
 from open_r1.training.watching import RunWatch
@@ -133,6 +133,7 @@ def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
             sync=source.sync,
             reward_names=[spec.name for spec in specs],
         )
+        begin_run(config, runtime)
         trainer = Trainer(
             config,
             runtime,

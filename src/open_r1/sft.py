@@ -32,7 +32,7 @@ from open_r1.training.checkpoint import Checkpoints
 from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
 from open_r1.training.publishing import Publisher
-from open_r1.training.run_folder import taken_folder
+from open_r1.training.run_folder import begin_run, taken_folder
 from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
 from open_r1.training.warm_up import warm_up
@@ -70,6 +70,7 @@ def train(config: SFTConfig, runtime: Runtime) -> None:
     check_disks_again(config, runtime, source.steps(config.num_train_epochs))
     checkpoints = Checkpoints(config, runtime, tokenizer, policy.stop_token_ids)
     evaluate = HeldOutLoss(held_out, config, runtime, policy.module) if held_out else None
+    begin_run(config, runtime)
     trainer = Trainer(
         config,
         runtime,

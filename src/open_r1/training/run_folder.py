@@ -28,23 +28,43 @@ console = Console(stderr=True)
 
 @contextmanager
 def taken_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> Iterator[None]:
-    """Makes the output folder this run's own until it ends; an earlier run there may be deleted, so whatever refuses
-    comes before. Collective.
+    """Makes the output folder this run's own until it ends. Collective.
 
     Raises:
-        UserError: another run is in it, it holds one already, or it cannot be made or written.
+        UserError: another run is in it, it holds one that is neither continued nor replaced, or it cannot be made or
+            written.
     """
     with ExitStack() as stack:
         if runtime.is_main:
-            try:
+            with _one_line(config):
                 _take(Path(config.output_dir), config, stack)
-            except OSError as error:
-                why = f"{config.output_dir} cannot be used ({error}): name a folder that you may write to"
-                raise UserError(f"output_dir {why}") from error
             for note in config.notes():
                 console.print(f"[dim]note: {note}[/]")
         runtime.barrier()
         yield
+
+
+def begin_run(config: SFTConfig | GRPOConfig, runtime: Runtime) -> None:
+    """Deletes what an earlier run left that is not continued, and writes the settings. Collective.
+
+    All that can refuse has to come before: data, model and engine are there.
+    """
+    if runtime.is_main:
+        folder = Path(config.output_dir)
+        with _one_line(config):
+            for path in [] if config.resume_from_checkpoint else _earlier(folder):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_json(folder / SETTINGS_FILE, asdict(config))
+    runtime.barrier()
+
+
+@contextmanager
+def _one_line(config: SFTConfig | GRPOConfig) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        why = f"{config.output_dir} cannot be used ({error}): name a folder that you may write to"
+        raise UserError(f"output_dir {why}") from error
 
 
 def _take(folder: Path, config: SFTConfig | GRPOConfig, stack: ExitStack) -> None:
@@ -57,22 +77,21 @@ def _take(folder: Path, config: SFTConfig | GRPOConfig, stack: ExitStack) -> Non
         shutil.rmtree(stale)
     for stale in folder.glob(".*.partial"):  # of a run that was killed while it wrote a file
         stale.unlink(missing_ok=True)
+    if not config.resume_from_checkpoint and not config.overwrite_output_dir and _earlier(folder):
+        raise UserError(
+            f"output_dir {folder} holds a run already; continue it with --resume_from_checkpoint true, "
+            "start anew with --overwrite_output_dir, or choose another folder"
+        )
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """What a run left; one that ended before its first step left an empty file of metrics, which is nothing to lose."""
     finished = (folder / RESULTS_FILE).exists()
-    # A run that ended before its first step left an empty file of metrics, which is nothing to lose.
-    earlier = [
+    return [
         path
         for path in folder.iterdir()
         if _is_of_a_run(path.name, finished) and (path.is_dir() or path.stat().st_size)
     ]
-    if earlier and not config.resume_from_checkpoint:
-        if not config.overwrite_output_dir:
-            raise UserError(
-                f"output_dir {folder} holds a run already; continue it with --resume_from_checkpoint true, "
-                "start anew with --overwrite_output_dir, or choose another folder"
-            )
-        for path in earlier:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_json(folder / SETTINGS_FILE, asdict(config))
 
 
 def _is_of_a_run(name: str, finished: bool) -> bool:

@@ -40,6 +40,9 @@ def test_a_folder_that_holds_a_run(sft_settings: dict[str, Any], tmp_path: Path)
     assert first.checkpoints == [2]  # the last step is the final model
     with pytest.raises(UserError, match=r"holds a run already; continue it with --resume_from_checkpoint true"):
         train("sft", tmp_path / "run", **settings)
+    with pytest.raises(UserError, match="nowhere"):  # what is found out late costs no earlier run
+        train("sft", tmp_path / "run", **settings | {"dataset_name": tmp_path / "nowhere"}, overwrite_output_dir=True)
+    assert first.checkpoints == [2] and first.weights
     anew = train("sft", tmp_path / "run", **settings | {"max_steps": 2}, overwrite_output_dir=True)
     assert len(anew.losses) == 2
     assert anew.checkpoints == []
