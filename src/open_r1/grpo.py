@@ -148,10 +148,9 @@ def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
             on_save=publisher.checkpoint_saved,
             description="grpo",
         )
-        with publisher:
-            with closing(engine), closing(source):
-                result = trainer.train()
-            finish_run(config, runtime, policy, trainer, result, publisher)
+        with publisher, closing(engine), closing(source):
+            result = trainer.train()
+            finish_run(config, runtime, policy, trainer, result, publisher)  # an engine may take long to close, or abort
     if runtime.is_main and result.metrics["train_steps"] and not result.metrics["train_tokens"]:
         console.print(
             "[yellow]nothing was trained[/]: in no step did the answers to a prompt get rewards that differ and count; "

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
 from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.errors import UserError
@@ -39,7 +40,7 @@ def taken_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> Iterator[N
             with _one_line(config):
                 _take(Path(config.output_dir), config, stack)
             for note in config.notes():
-                console.print(f"[dim]note: {note}[/]")
+                console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=True)
         runtime.barrier()
         yield
 

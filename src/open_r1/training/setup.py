@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import shutil
 import signal
 import traceback
@@ -167,7 +168,7 @@ def finish_run(
         for name, value in result.metrics.items():
             table.add_row(name.removeprefix("train_").replace("_", " "), number(value))
         console.print(table)
-        console.print(f"model: {folder} (curves: open-r1 report {folder})", soft_wrap=True)
+        console.print(f"model: {folder} (curves: open-r1 report {shlex.quote(str(folder))})", soft_wrap=True)
         publisher.finished(folder)
     if told := int(runtime.max(float(stop.number))):
         name = signal.Signals(told).name
