@@ -150,7 +150,7 @@ def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
         )
         with publisher, closing(engine), closing(source):
             result = trainer.train()
-            finish_run(config, runtime, policy, trainer, result, publisher)  # an engine may take long to close, or abort
+            finish_run(config, runtime, policy, trainer, result, publisher)  # before the engine closes, or aborts
     if runtime.is_main and result.metrics["train_steps"] and not result.metrics["train_tokens"]:
         console.print(
             "[yellow]nothing was trained[/]: in no step did the answers to a prompt get rewards that differ and count; "
