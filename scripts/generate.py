@@ -10,8 +10,7 @@ if __package__ in (None, ""):
 
 import sys
 
-from open_r1.cli import run_main
-from open_r1.generate import main
+from open_r1.cli import main
 
 if __name__ == "__main__":
-    sys.exit(run_main(main, sys.argv[1:]))
+    sys.exit(main(["generate", *sys.argv[1:]]))

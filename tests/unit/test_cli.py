@@ -170,7 +170,7 @@ def test_a_script_run_as_a_file_shadows_no_library(as_module: bool, tmp_path: Pa
     assert run_file(*start, *flags, "--no_such 1", cwd=tmp_path / "src").returncode == 2
 
 
-@pytest.mark.parametrize("name", ["sft", "grpo", "generate", "evaluate"])
+@pytest.mark.parametrize("name", ["sft", "grpo", "generate", "evaluate", "../../scripts/generate"])
 def test_the_scripts_start_as_files(name: str, tmp_path: Path) -> None:
     done = run_file(SOURCE / f"{name}.py", "--help", cwd=tmp_path)
-    assert done.stdout.startswith(f"open-r1 {name} "), done.stderr
+    assert done.stdout.startswith(f"open-r1 {Path(name).name} "), done.stderr
