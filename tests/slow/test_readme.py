@@ -1,4 +1,7 @@
-"""Every command in the README runs as printed, in the order in which it is printed."""
+"""Every command in the README runs as printed, in the order in which it is printed.
+
+The demo's base model stands where the real small one would, which `test_smollm2` takes through the same commands.
+"""
 
 from __future__ import annotations
 
@@ -32,13 +35,13 @@ def run(command: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Path:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that looks like the repository after `make demo` has drawn its problems."""
     folder = tmp_path_factory.mktemp("readme")
     for name in ("recipes", "tests", "src"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "models").mkdir()
-    (folder / "models" / smollm2.name).symlink_to(smollm2)
+    (folder / "models" / "SmolLM2-135M-Instruct").symlink_to(ROOT / "recipes" / "demo" / "base")
     run("open-r1 run recipes/demo/pipeline.yaml --until problems", folder)
     return folder
 
