@@ -7,10 +7,12 @@
 # PYTHON=/path/to/python3.12   the interpreter to build .venv with; otherwise the first 3.12 or 3.11 that is found
 # TORCH=/path/to/torch.whl     another build of torch 2.13.0, such as a CPU-only wheel instead of the CUDA one
 # VENV=/path                   another place for the environment
+# JOBS=4                       test files side by side; 0 runs the tests in one process
 
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 PYTHON ?=
+JOBS   ?= 2
 ARGS   ?=
 
 BIN  := $(VENV)/bin
@@ -27,7 +29,7 @@ demo: setup
 	$(BIN)/open-r1 run recipes/demo/pipeline.yaml $(ARGS)
 
 test: setup
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu" --durations=15 $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m "not gpu" -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=15 $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
