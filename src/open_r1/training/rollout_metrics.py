@@ -22,7 +22,7 @@ from open_r1.training.metrics import COMPLETIONS_FILE
 from open_r1.training.repetition import in_a_loop
 from open_r1.training.rollouts import Group
 
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True, highlight=False)
 COUNTS = ("reward_timeouts", "reward_errors", "prompts_drawn")
 MEANS = (
     "reward", "reward_std", "completion_length", "completion_length_max", "truncated", "empty", "repetition",

@@ -24,7 +24,7 @@ from open_r1.training.watching import ALARMS_FILE
 SETTINGS_FILE = "settings.json"
 RESULTS_FILE = "train_results.json"
 LOCK_FILE = ".lock"
-console = Console(stderr=True)
+console = Console(stderr=True, soft_wrap=True)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def taken_folder(config: SFTConfig | GRPOConfig, runtime: Runtime) -> Iterator[N
             with _one_line(config):
                 _take(Path(config.output_dir), config, stack)
             for note in config.notes():
-                console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=True)
+                console.print(f"[dim]note: {escape(note)}[/]")
         runtime.barrier()
         yield
 
