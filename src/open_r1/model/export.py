@@ -18,8 +18,14 @@ from open_r1.files import read_json, write_json
 from open_r1.model.merge import merged_weights
 
 MAX_SHARD_SIZE = "5GB"
-WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json", "config.json")
-"""Files that say what a folder's weights are."""
+WEIGHTS = (
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model*.safetensors",
+    "adapter_config.json",
+    "config.json",
+)
+"""Files by which an export says what a folder's weights are; others there are somebody's."""
 
 
 def save_model(

@@ -126,3 +126,13 @@ def test_weights_of_an_earlier_export_go(tmp_path: Path) -> None:
             (tmp_path / folder / name).write_text("")
     move_into(tmp_path / "new", tmp_path / "old")
     assert {path.name for path in (tmp_path / "old").iterdir()} == {"config.json", "model.safetensors", "notes.txt"}
+
+
+def test_what_is_somebodys_stays_beside_an_export(tmp_path: Path) -> None:
+    theirs = {"vae.safetensors", "adapter_notes.txt", "embeddings.safetensors.index.json"}
+    for folder, names in (("new", {"model.safetensors"}), ("old", theirs)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).write_text("")
+    move_into(tmp_path / "new", tmp_path / "old")
+    assert {path.name for path in (tmp_path / "old").iterdir()} == theirs | {"model.safetensors"}
