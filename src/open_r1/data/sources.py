@@ -104,12 +104,13 @@ def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset |
         except IndexError as error:  # what the library makes of a set that was saved without rows
             raise UserError(f"{path} has no rows") from error
         return _of_saved(saved, split)
-    readers = data_readers(path)
+    files = _data_files(path)
+    readers = {_reader(file) for file in files}
     if not readers:
         raise UserError(f"{path}: the folder has no {', '.join('.' + suffix for suffix in READERS)} files")
     if len(readers) > 1 and not (path / "README.md").exists():  # a data set's README may say which files it means
         raise UserError(f"{path}: the folder mixes {' and '.join(sorted(readers))} files, keep one kind")
-    return load_dataset(str(path), config, split=split, cache_dir=_copies_of(_data_files(path)))
+    return load_dataset(str(path), config, split=split, cache_dir=_copies_of(files))
 
 
 def data_readers(folder: Path) -> set[str]:

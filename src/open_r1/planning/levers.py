@@ -24,6 +24,8 @@ ADAPTERS = 2.0
 """Penalty of training adapters: what trains all weights goes before, unless it takes two or three times as long."""
 ENGINE, LENGTH = "engine", "length"
 """Families that are the last resort: what draws, and then the data."""
+DRAWN_AT_ONCE = (256, 64, 16)
+"""Completions that transformers draws side by side, as they are proposed."""
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
@@ -95,13 +97,13 @@ def _grpo(settings: GRPOConfig) -> Iterator[Lever]:
                 yield Lever(changes, says=f"{sequences} completions at once, vLLM asleep meanwhile", slower=0.02)
         if not settings.vllm_enable_sleep_mode:
             yield Lever(sleeps, says="vLLM sleeps while the policy trains", slower=0.02)
-        for size in (256, 64, 16):  # the weights are then there once
+        for size in DRAWN_AT_ONCE:  # the weights are then there once
             if size < completions:
                 changes = (("use_vllm", False), ("generation_batch_size", size))
                 says = "transformers draws instead of vLLM, more slowly than is reckoned here"
                 yield Lever(changes, family=ENGINE, says=says)
     elif not settings.use_vllm:
-        for size in (256, 64, 16):
+        for size in DRAWN_AT_ONCE:
             if size < min(completions, settings.generation_batch_size or completions):
                 yield Lever((("generation_batch_size", size),), says=f"{size} completions at once")
 

@@ -23,7 +23,7 @@ from open_r1.model.load import explained
 from open_r1.model.memory import device_memory
 from open_r1.model.shape import ModelShape
 from open_r1.parallel.runtime import Runtime
-from open_r1.planning.situation import Data, Machine, Model
+from open_r1.planning.situation import Data, Machine, Model, size_flag
 from open_r1.training.setup import load_chat
 
 DISTRIBUTED = {"NO": "none", "MULTI_GPU": "ddp", "MULTI_CPU": "ddp", "FSDP": "fsdp"}
@@ -140,7 +140,7 @@ def read_data(config: PlanSFTConfig | PlanGRPOConfig) -> Data:
     """Rows, and lengths of a sample where the rows are on this machine; what cannot be read quickly stays unknown."""
     if config.plan_tokens is not None:
         return Data(config.rows, None, config.plan_tokens, "given by --plan_tokens")
-    size = "--rows" if isinstance(config, GRPOConfig) else "--plan_tokens"
+    size = size_flag(config)
     if config.dataset_name == NO_DATA:
         return Data(config.rows, None, None, f"no data set is given: add --dataset_name, or {size}")
     here = config.dataset_name is not None and (

@@ -16,7 +16,7 @@ from open_r1.planning.duration import step_tokens
 from open_r1.planning.memory import StepMemory
 from open_r1.planning.options import Option
 from open_r1.planning.plan import Plan
-from open_r1.planning.situation import CONTEXT
+from open_r1.planning.situation import CONTEXT, size_flag
 from open_r1.report.tables import number
 from open_r1.training.pack_budget import longest_sequence
 
@@ -162,8 +162,7 @@ def _folded(flags: str) -> list[str]:
 def _cost(plan: Plan) -> Iterator[tuple[str, str]]:
     changed = ", changed" if plan.found and plan.found[0].differs else ""
     if plan.steps is None:
-        size = "--rows" if isinstance(plan.settings, GRPOConfig) else "--plan_tokens"
-        yield f"steps{changed}", f"unknown: give {size}, or set --max_steps"
+        yield f"steps{changed}", f"unknown: give {size_flag(plan.settings)}, or set --max_steps"
     else:
         most = "at most " if isinstance(plan.settings, GRPOConfig) else ""
         yield f"steps{changed}", f"{plan.steps:,}, {most}{_short(plan.tokens)} tokens"

@@ -98,6 +98,11 @@ class Machine:
         )
 
 
+def size_flag(settings: SFTConfig | GRPOConfig) -> str:
+    """The flag that says how much data there is where it cannot be read."""
+    return "--rows" if isinstance(settings, GRPOConfig) else "--plan_tokens"
+
+
 @dataclass(frozen=True)
 class Data:
     """What is known of the rows.

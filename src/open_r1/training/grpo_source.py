@@ -199,8 +199,7 @@ class GRPOSource:
         return drawn, seconds | {"generate": meter.generate_seconds, "reward_wait": meter.reward_wait_seconds}
 
     def _load_weights(self) -> None:
-        if self._runtime.world_size > 1:  # one process sends, and no other may still draw from the weights before
-            self._runtime.barrier()
+        self._runtime.barrier()  # one process sends, and no other may still draw from the weights before
         weights = iter(self._weights())
         with together(self._runtime):  # one process sends, and no other may ask before
             try:
