@@ -44,6 +44,10 @@ _ADVICE = (
     (r"attention heads .*divisible|tensor.parallel", "choose another --vllm_tensor_parallel_size"),
 )
 
+STARTS = 3
+_PASSING = "Error in memory profiling"
+"""Another process gave memory back while vLLM measured how much there is: the next start may find it at rest."""
+
 _WATCH = """
 import os, sys
 sys.stdin.read()
@@ -74,20 +78,29 @@ class VllmProcess:
         check_machine("engine vllm")
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_bytes(b"")
+        for start in range(1, STARTS + 1):
+            try:
+                self._start(model, arguments, log)
+                break
+            except StopRequested:
+                raise
+            except Exception as error:
+                why = explain(log, str(error))
+                if start == STARTS or not re.search(_PASSING, why):
+                    raise UserError(f"vLLM could not start with {model}: {why}") from error
+        log_to(log)
+        self._watcher = _watch([child.pid for child in self._children])
+
+    def _start(self, model: str, arguments: dict[str, Any], log: Path) -> None:
+        """Makes ``llm``, or leaves none of its processes behind."""
         before = set(multiprocessing.active_children())
         try:
             with output_to(log):
                 self.llm = _load(model, arguments)
-        except StopRequested:
-            raise
-        except Exception as error:
-            raise UserError(f"vLLM could not start with {model}: {explain(log, str(error))}") from error
         finally:
             self._children = list(set(multiprocessing.active_children()) - before)
             if not hasattr(self, "llm"):  # interrupted or failed
                 self._kill()
-        log_to(log)
-        self._watcher = _watch([child.pid for child in self._children])
 
     def close(self) -> None:
         """Ends the engine's processes; harmless when repeated."""

@@ -116,7 +116,9 @@ def _rung(stage: StageRecord, scores: dict[str, Any], top: float) -> Markup:
 
 
 def _stage_table(run: RunRecord) -> Markup | None:
-    """Every stage in order with its time; the evaluations with their scores."""
+    """Every stage in order with its time; the evaluations with their scores. A lone training run has neither."""
+    if run.seconds is None and not run.evaluations:
+        return None
     names = ["stage", "kind", "pass@1", "95 % interval", "truncated", "mean tokens", "time", ""]
     head = element("tr", [element("th", name, class_="text" if name == "kind" else None) for name in names])
     longest = max((stage.seconds or 0 for stage in run.stages), default=0) or 1

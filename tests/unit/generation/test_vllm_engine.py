@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -152,6 +153,34 @@ def test_what_vllm_says_goes_to_its_log(log: Path, capfd: pytest.CaptureFixture[
     print("ours")
     assert "loading the weights" in log.read_text() and "a step took long" in log.read_text()
     assert capfd.readouterr() == ("ours\n", "")
+
+
+MEASURED_WRONG = (
+    "AssertionError: Error in memory profiling. Initial free memory 129.93 GiB, current free memory 137.13 GiB. This "
+    "happens when other processes sharing the same container release GPU memory while vLLM is profiling."
+)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_memory_that_another_process_gave_back_meanwhile_is_measured_again(
+    vllm: type, log: Path, failures: int
+) -> None:
+    starts = []
+
+    def start() -> None:
+        starts.append(len(multiprocessing.active_children()))
+        if len(starts) <= failures:
+            os.write(2, f"ERROR core.py:1330] {MEASURED_WRONG}\n".encode())
+            raise RuntimeError("Engine core initialization failed. See root cause above.")
+
+    vllm.start = staticmethod(start)
+    if failures < 3:
+        VllmEngine("m", VllmOptions(), log=log).close()
+    else:
+        with pytest.raises(UserError, match=r"could not start with m: AssertionError: Error in memory profiling"):
+            VllmEngine("m", VllmOptions(), log=log)
+    assert len(starts) == min(failures + 1, 3)
+    assert set(starts) == {starts[0]}  # no process is left of a start that failed
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,7 @@ def test_a_single_run_without_a_pipeline_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
     _, tree = read(tmp_path)
     assert [figure.findtext("figcaption") for figure in tree.iter("figure")] == ["Loss"]
+    assert not list(tree.iter("table"))  # of stages and scores, of which it has none
 
 
 def test_a_single_run_says_what_it_was_and_its_settings(tmp_path: Path) -> None:

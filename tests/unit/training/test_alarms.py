@@ -156,10 +156,10 @@ def test_a_model_that_learns_to_end_its_answers_is_quiet() -> None:
         assert "shortening" not in heard(past), step
 
 
-def replayed(name: str) -> dict[str, int]:
+def replayed(name: str, group_size: int) -> dict[str, int]:
     """The alarms of a run that was made, by the step at which they were first heard."""
     table = json.loads((DATA / name).read_text())
-    past, first = History(WINDOW, group_size=8), {}
+    past, first = History(WINDOW, group_size=group_size), {}
     for values in table["steps"]:
         metrics = dict(zip(table["metrics"], values, strict=True))
         past.add(metrics)
@@ -169,8 +169,8 @@ def replayed(name: str) -> dict[str, int]:
 
 def test_real_runs_are_heard_where_they_went_wrong() -> None:
     """0.5 billion weights on GSM8K: one that learnt, and one that found out that short answers in form are paid for."""
-    assert replayed("grpo_learning.json") == {}
-    assert replayed("grpo_r1_zero_shortened.json")["shortening"] == 20
+    assert replayed("grpo_learning.json", group_size=16) == {}
+    assert replayed("grpo_r1_zero_shortened.json", group_size=8)["shortening"] == 20
 
 
 def test_a_penalty_that_never_strikes_is_quiet() -> None:
