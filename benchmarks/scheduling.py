@@ -17,6 +17,7 @@ import json
 import os
 import random
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -41,6 +42,58 @@ class Prompt(NamedTuple):
     max_new_tokens: int
     completions: int = EACH
     stops: int = 1 << 30
+
+
+class MadeUpModel:
+    """What a model runner keeps and gives back; a token depends on prompt, seed, completion and place.
+
+    Args:
+        stops: of a request, once in how many tokens one is ``STOP``.
+
+    Attributes:
+        tables: blocks of each request in the batch, which are as many as its tokens need.
+    """
+
+    def __init__(self, stops: Callable[[str], int]) -> None:
+        self._stops = stops
+        self.tables: dict[str, list[int]] = {}
+        self._known: dict[str, int] = {}  # tokens that a request has when it enters the batch
+        self._drawn_from: dict[str, tuple[int, ...]] = {}
+
+    def run(self, scheduled: Any) -> Any:
+        """The ``ModelRunnerOutput`` of a ``SchedulerOutput``."""
+        from vllm.v1.outputs import ModelRunnerOutput
+
+        for name in scheduled.finished_req_ids | (scheduled.preempted_req_ids or set()):
+            self.tables.pop(name, None)
+        done = {}
+        for new in scheduled.scheduled_new_reqs:
+            self.tables[new.req_id] = list(new.block_ids[0])
+            self._known[new.req_id] = len(new.prefill_token_ids or new.prompt_token_ids)
+            number = int(new.req_id.partition("_")[0]) if "_" in new.req_id else 0
+            prompt = zlib.crc32(repr(new.prompt_token_ids).encode())
+            self._drawn_from[new.req_id] = (prompt, new.sampling_params.seed or 0, number)
+            done[new.req_id] = new.num_computed_tokens
+        cached = scheduled.scheduled_cached_reqs
+        for name, computed, blocks in zip(
+            cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, strict=True
+        ):
+            if name in cached.resumed_req_ids:
+                self.tables[name] = []
+                self._known[name] = len(cached.all_token_ids[name])
+            self.tables[name] += blocks[0] if blocks else ()
+            done[name] = computed
+        rows = []
+        for name, count in scheduled.num_scheduled_tokens.items():
+            length = done[name] + count
+            assert len(self.tables[name]) == -(-length // BLOCK)
+            rows.append([self._token(name, length)] if length >= self._known[name] else [])
+        names = list(scheduled.num_scheduled_tokens)
+        return ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, rows)
+
+    def _token(self, name: str, place: int) -> int:
+        value = hash((*self._drawn_from[name], place)) % (1 << 40)
+        return STOP if value % self._stops(name) == 0 else 2 + value % 1000
 
 
 class Engine:
@@ -103,9 +156,8 @@ class Engine:
         self._hasher = get_request_block_hasher(BLOCK, sha256)
         self._processor = OutputProcessor(None, log_stats=False)
         self._in_flight: deque[tuple[Any, Any]] = deque()
-        self._tables: dict[str, list[int]] = {}
-        self._known: dict[str, int] = {}  # tokens that a request has when it enters the batch
         self._stops: dict[str, int] = {}
+        self._model = MadeUpModel(self._stops.__getitem__)
         self._record, self.history = record, []
         self.completions: dict[tuple[str, int], tuple[list[int], str]] = {}
         self.seconds = 0.0
@@ -152,50 +204,24 @@ class Engine:
         return bool(self._in_flight) or self.scheduler.has_requests()
 
     def _run(self, scheduled: Any) -> Any:
-        """What a model runner does, and keeps, in a step; each request has blocks for all its tokens."""
-        from vllm.v1.outputs import ModelRunnerOutput
-
-        for name in scheduled.finished_req_ids | (scheduled.preempted_req_ids or set()):
-            self._tables.pop(name, None)
-        done = {}
-        for new in scheduled.scheduled_new_reqs:
-            self._tables[new.req_id] = list(new.block_ids[0])
-            self._known[new.req_id] = len(new.prefill_token_ids or new.prompt_token_ids)
-            done[new.req_id] = new.num_computed_tokens
-        cached = scheduled.scheduled_cached_reqs
-        for name, computed, blocks in zip(
-            cached.req_ids, cached.num_computed_tokens, cached.new_block_ids, strict=True
-        ):
-            if name in cached.resumed_req_ids:
-                self._tables[name] = []
-                self._known[name] = len(cached.all_token_ids[name])
-            self._tables[name] += blocks[0] if blocks else ()
-            done[name] = computed
-        rows = []
-        for name, count in scheduled.num_scheduled_tokens.items():
-            length = done[name] + count
-            assert len(self._tables[name]) == -(-length // BLOCK)
-            rows.append([self._token(name, length)] if length >= self._known[name] else [])
+        """A step of the model; what it was told is recorded."""
+        output = self._model.run(scheduled)
+        tables = self._model.tables
         self.history.append(
             self._record(
                 (
                     list(scheduled.num_scheduled_tokens.items()),
                     scheduled.total_num_scheduled_tokens,
                     scheduled.num_common_prefix_blocks,
-                    {name: tuple(self._tables[name]) for name in scheduled.num_scheduled_tokens},
+                    {name: tuple(tables[name]) for name in scheduled.num_scheduled_tokens},
                     sorted(scheduled.finished_req_ids),
                     sorted(scheduled.preempted_req_ids or ()),
                     [(new.req_id, new.num_computed_tokens) for new in scheduled.scheduled_new_reqs],
-                    vars(cached),
+                    vars(scheduled.scheduled_cached_reqs),
                 )
             )
         )
-        names = list(scheduled.num_scheduled_tokens)
-        return ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, rows)
-
-    def _token(self, name: str, place: int) -> int:
-        value = hash((int(name.partition("_")[0]), int(name.rpartition("_")[2]), place)) % (1 << 40)
-        return STOP if value % self._stops[name] == 0 else 2 + value % 1000
+        return output
 
 
 def ours() -> type:

@@ -13,7 +13,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,12 @@ from open_r1.generation.decode_graphs import capture_sizes
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.sampled_logprobs import follow_sampler
 from open_r1.generation.vllm_engine import VllmEngine, completion_of, sampling_params
-from open_r1.generation.vllm_process import ENVIRONMENT, check_machine, explain, log_to, output_to
+from open_r1.generation.vllm_process import ENVIRONMENT, check_machine, decode_scheduler, explain, log_to, output_to
 
 IN_PROCESS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_HOST_IP": "127.0.0.1",  # where its one-rank rendezvous is; a rented machine may not resolve its own name
 }
-
-SCHEDULED = ("0.26.", "0.28.")
-"""Versions of vLLM whose scheduler `decode_scheduler` was held against, step by step."""
 
 _LOST: list[Any] = []
 """Engines that a CUDA error has left behind: their destructors throw, which would end the process before it is told."""
@@ -256,7 +252,7 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "skip_tokenizer_init": True,  # prompts go in and completions come out as token ids
         "generation_config": "vllm",  # sampling is what a request says, not the model's own default
         "logprobs_mode": "processed_logprobs",
-        "scheduler_cls": _scheduler(),
+        "scheduler_cls": decode_scheduler(),
         "seed": options.seed,
         "revision": options.revision,
         # Engines of several training processes lie side by side in the process group that these have already.
@@ -274,17 +270,6 @@ def _asked_share(cache_bytes: int | None) -> float:
     free, total = free_memory()
     share = min(0.9, 0.9 * free / total)
     return share if cache_bytes is None else min(share, cache_bytes / total)
-
-
-def _scheduler() -> type | None:
-    """Ours where this vLLM is known; ``OPEN_R1_DECODE_SCHEDULER=0`` leaves vLLM its own."""
-    try:
-        if os.environ.get("OPEN_R1_DECODE_SCHEDULER") == "0" or not version("vllm").startswith(SCHEDULED):
-            return None
-        from open_r1.generation.decode_scheduler import DecodeScheduler
-    except ImportError:
-        return None
-    return DecodeScheduler
 
 
 def free_memory() -> tuple[int, int]:

@@ -10,7 +10,7 @@ import itertools
 import secrets
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams, check_requests
 from open_r1.generation.interruption import check_interruption
-from open_r1.generation.vllm_process import VllmProcess, explain
+from open_r1.generation.vllm_process import VllmProcess, decode_scheduler, explain
 
 WINDOW = 4096
 """Completions that vLLM has in hand or waiting: several times what it decodes at once, so that it never waits for this
@@ -120,10 +120,11 @@ class VllmEngine:
     def _add(self, engine: Any, batch: list[Request], params: SamplingParams) -> str:
         name = str(next(self._names))
         prompt = {"type": "token", "prompt_token_ids": list(batch[0].prompt_ids)}
-        try:
-            engine.add_request(name, prompt, self._parameters(batch, params))
-        except ValueError as error:
-            raise UserError(f"vLLM refuses request {batch[0].id}: {' '.join(str(error).split())[:300]}") from error
+        with self._alive():
+            try:
+                engine.add_request(name, prompt, self._parameters(batch, params))
+            except ValueError as error:
+                raise UserError(f"vLLM refuses request {batch[0].id}: {' '.join(str(error).split())[:300]}") from error
         return name
 
     def _parameters(self, batch: list[Request], params: SamplingParams) -> Any:
@@ -142,14 +143,29 @@ class VllmEngine:
             UserError: the engine's process is dead.
             RuntimeError: the engine has nothing to do although requests are unanswered.
         """
-        from vllm.v1.engine.exceptions import EngineDeadError
-
         if not engine.has_unfinished_requests():
             raise RuntimeError(f"vLLM lost requests that it had accepted; its log is {self._log}")
-        try:
+        with self._alive():
             return [output for output in engine.step() if output.finished]
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Raises UserError where the engine's process turns out to be dead."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            yield
         except EngineDeadError as error:
-            raise UserError(f"vLLM died while it was drawing: {explain(self._log, str(error))}") from error
+            raise UserError(f"vLLM died while it was drawing: {self._why(error)}") from error
+
+    def _why(self, error: Exception) -> str:
+        """Why its process is dead."""
+        if killed := self._process.killed:
+            return (
+                f"its process was ended by {killed}, as the system does where the machine's memory runs out (not the "
+                f"GPU's; `dmesg` tells): take a machine with more of it (log: {self._log})"
+            )
+        return explain(self._log, str(error))
 
 
 def sampling_params(params: SamplingParams, *, n: int = 1, seed: int | None = None, logprobs: int | None = None) -> Any:
@@ -193,6 +209,7 @@ def _arguments(options: VllmOptions) -> dict[str, Any]:
         "trust_remote_code": options.trust_remote_code,
         "skip_tokenizer_init": True,  # prompts go in and completions come out as token ids
         "generation_config": "vllm",  # sampling is what a request says, not the model's own default
+        "scheduler_cls": decode_scheduler(),
         # Where requests have no seeds, two starts with one seed would draw the same answers to the same places.
         "seed": 0 if options.seed_each else secrets.randbits(31),
         "revision": options.revision,

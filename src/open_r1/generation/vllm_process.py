@@ -7,10 +7,15 @@ import logging
 import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib.metadata import version
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +26,9 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",  # a forked process cannot use a GPU that this one has asked about
 }
+
+SCHEDULED = ("0.26.", "0.28.")
+"""Versions of vLLM whose scheduler `decode_scheduler` was held against, step by step."""
 
 _LOG_TAIL = 1 << 18
 _LONGEST_CAUSE = 300
@@ -90,6 +98,16 @@ class VllmProcess:
                     raise UserError(f"vLLM could not start with {model}: {why}") from error
         log_to(log)
         self._watcher = _watch([child.pid for child in self._children])
+        threading.Thread(target=self._end_waiting, name="vllm-death", daemon=True).start()
+
+    @property
+    def killed(self) -> str | None:
+        """The signal that ended one of the engine's processes, as "SIGKILL"; None where none did."""
+        deadline = time.monotonic() + 1  # another thread may be about to note the end of one
+        while all(child.exitcode is None for child in self._children) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        codes = [child.exitcode or 0 for child in self._children]
+        return next((signal.Signals(-code).name for code in codes if code < 0), None)
 
     def _start(self, model: str, arguments: dict[str, Any], log: Path) -> None:
         """Makes ``llm``, or leaves none of its processes behind."""
@@ -114,6 +132,15 @@ class VllmProcess:
         self._watcher.stdin.close()
         self._watcher = None
 
+    def _end_waiting(self) -> None:
+        """Tells whoever waits for the engine's next step that its process is gone: vLLM notices, and waits on."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        waits_for = getattr(self.llm.llm_engine.engine_core, "outputs_queue", None)
+        if waits_for is not None and self._children:
+            wait([child.sentinel for child in self._children])
+            waits_for.put(EngineDeadError())
+
     def _kill(self) -> None:
         for child in self._children:
             with suppress(ValueError):  # vLLM has closed it
@@ -122,15 +149,30 @@ class VllmProcess:
 
 
 def explain(log: Path, message: str) -> str:
-    """The cause of a failure in one line: from vLLM's log, else ``message``; what to change; where the log is."""
+    """A failure in one line: ``message``, or what vLLM's log says where it tells no cause; what to change; the log."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_TAIL))
         text = file.read().decode(errors="replace")
-    found = [match for match in _ERROR_LINE.finditer(text) if not any(words in match[0] for words in _NO_CAUSE)]
-    cause = " ".join((found[-1][0] if found else message).split())
+    found = [match[0] for match in _ERROR_LINE.finditer(text) if _tells(match[0])]
+    cause = " ".join((found[-1] if found and not _tells(message) else message).split())
     advice = next((f"; {advice}" for pattern, advice in _ADVICE if re.search(pattern, cause)), "")
     short = cause if len(cause) <= _LONGEST_CAUSE else f"{cause[:_LONGEST_CAUSE]}…"
     return f"{short}{advice} (log: {log})"
+
+
+def _tells(message: str) -> bool:
+    return bool(message.strip()) and not any(words in message for words in _NO_CAUSE)
+
+
+def decode_scheduler() -> type | None:
+    """Our scheduler where this vLLM is known; ``OPEN_R1_DECODE_SCHEDULER=0`` leaves vLLM its own."""
+    try:
+        if os.environ.get("OPEN_R1_DECODE_SCHEDULER") == "0" or not version("vllm").startswith(SCHEDULED):
+            return None
+        from open_r1.generation.decode_scheduler import DecodeScheduler
+    except ImportError:
+        return None
+    return DecodeScheduler
 
 
 def check_machine(asked: str) -> None:

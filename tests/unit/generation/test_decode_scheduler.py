@@ -99,24 +99,24 @@ def test_another_engine_is_left_to_vllm(ours: type, change: dict[str, Any], monk
 
 
 def test_it_is_taken_where_vllm_is_known(ours: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    from open_r1.generation import colocated_engine
+    from open_r1.generation import vllm_process
 
-    monkeypatch.setattr(colocated_engine, "version", lambda name: "0.26.0")
-    assert colocated_engine._scheduler() is ours
+    monkeypatch.setattr(vllm_process, "version", lambda name: "0.26.0")
+    assert vllm_process.decode_scheduler() is ours
     monkeypatch.setenv("OPEN_R1_DECODE_SCHEDULER", "0")
-    assert colocated_engine._scheduler() is None
+    assert vllm_process.decode_scheduler() is None
     monkeypatch.delenv("OPEN_R1_DECODE_SCHEDULER")
-    monkeypatch.setattr(colocated_engine, "version", lambda name: "0.99.0")
-    assert colocated_engine._scheduler() is None
+    monkeypatch.setattr(vllm_process, "version", lambda name: "0.99.0")
+    assert vllm_process.decode_scheduler() is None
 
 
 def test_it_is_done_without_where_vllm_has_other_classes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from open_r1.generation import colocated_engine
+    from open_r1.generation import vllm_process
 
-    monkeypatch.setattr(colocated_engine, "version", lambda name: "0.26.0")
+    monkeypatch.setattr(vllm_process, "version", lambda name: "0.26.0")
     monkeypatch.setitem(sys.modules, "vllm.v1.core.sched.async_scheduler", ModuleType("empty"))
     monkeypatch.delitem(sys.modules, OURS, raising=False)
-    assert colocated_engine._scheduler() is None
+    assert vllm_process.decode_scheduler() is None
 
 
 @pytest.fixture

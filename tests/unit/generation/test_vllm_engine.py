@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -235,6 +236,36 @@ def test_an_engine_that_dies_while_drawing_is_one_line(log: Path) -> None:
     engine.close()
 
 
+def test_a_process_that_was_killed_while_drawing_is_no_hang(log: Path) -> None:
+    engine = VllmEngine("m", VllmOptions(), log=log)
+    log.write_text("ERROR Failed to import something. Error: No module named 'something'\n")
+    engine.llm.llm_engine.silent = True
+    threading.Timer(0.3, engine.llm.process.kill).start()
+    with pytest.raises(UserError, match="its process was ended by SIGKILL, as the system does where the machine's mem"):
+        list(engine.generate(requests((1,)), PARAMS))
+    engine.close()
+
+
+def test_what_this_process_raises_is_the_cause_whatever_stands_in_the_log(vllm: type, log: Path) -> None:
+    def start() -> None:
+        os.write(2, b"ERROR Failed to import something. Error: No module named 'something'\n")
+        raise ValueError("1 validation error for ModelConfig\n  Value error, greater than the derived max_model_len")
+
+    vllm.start = staticmethod(start)
+    with pytest.raises(UserError, match=r"ModelConfig Value error, .* max_model_len; lower --vllm_max_model_length"):
+        VllmEngine("m", VllmOptions(), log=log)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_our_scheduler_is_asked_for_where_it_knows_vllm(
+    log: Path, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_engine, "decode_scheduler", lambda: dict if known else None)
+    engine = VllmEngine("m", VllmOptions(), log=log)
+    assert engine.llm.arguments.get("scheduler_cls") == (dict if known else None)
+    engine.close()
+
+
 def test_a_lost_request_is_no_hang(log: Path) -> None:
     engine = VllmEngine("m", VllmOptions(), log=log)
     stream = engine.generate(requests((1,), (2,)), PARAMS)
@@ -297,7 +328,7 @@ def test_the_cause_is_found_in_a_long_log_and_shortened(tmp_path: Path) -> None:
     log.write_text(
         "INFO x\n" * 100_000 + "ValueError: " + "long " * 200 + "\nRuntimeError: Engine core initialization failed."
     )
-    line = explain(log, "nothing")
+    line = explain(log, "EngineCore encountered an issue.")
     assert line.startswith("ValueError: long long") and len(line) < 500
     log.write_text("nothing to see")
     assert explain(log, "the message") == f"the message (log: {log})"

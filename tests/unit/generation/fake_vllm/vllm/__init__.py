@@ -1,13 +1,14 @@
 """The part of vLLM that open-r1 uses, made up: every completion is its prompt reversed, and stop token 0.
 
 What a test wants to see or to go wrong stands in attributes of ``LLM``: ``made`` (the instances so far), and ``start``
-(called instead of loading).
+(called instead of loading). ``LLMEngine.silent``: nothing comes of the process any more, and a step waits for it.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import queue
 import sys
 import time
 from collections import deque
@@ -44,6 +45,7 @@ class EngineCore:
 
     process: multiprocessing.Process
     calls: int = 0
+    outputs_queue: queue.Queue = field(default_factory=queue.Queue)
 
     def shutdown(self) -> None:
         self.calls += 1
@@ -61,6 +63,7 @@ class LLMEngine:
     asked: list = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     steps_to_live: int | None = None
+    silent: bool = False
     finish_reason: str | None = None
 
     def add_request(self, request_id: str, prompt: dict, params: SamplingParams) -> str:
@@ -79,6 +82,8 @@ class LLMEngine:
         return bool(self.queue)
 
     def step(self) -> list[Output]:
+        if self.silent:
+            raise self.engine_core.outputs_queue.get()
         if self.steps_to_live is not None:
             self.steps_to_live -= 1
             if self.steps_to_live < 0:
