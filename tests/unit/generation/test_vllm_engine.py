@@ -266,6 +266,16 @@ def test_our_scheduler_is_asked_for_where_it_knows_vllm(
     engine.close()
 
 
+@pytest.mark.parametrize(
+    ("at_once", "eager", "largest"), [(None, False, 0), (512, False, 0), (700, False, 700), (700, True, 0)]
+)
+def test_graphs_are_captured_for_as_many_as_are_asked_for(log: Path, at_once: int, eager: bool, largest: int) -> None:
+    engine = VllmEngine("m", VllmOptions(max_num_seqs=at_once, enforce_eager=eager), log=log)
+    config = engine.llm.arguments.get("compilation_config", {"cudagraph_capture_sizes": [0]})
+    assert max(config["cudagraph_capture_sizes"]) == largest
+    engine.close()
+
+
 def test_a_lost_request_is_no_hang(log: Path) -> None:
     engine = VllmEngine("m", VllmOptions(), log=log)
     stream = engine.generate(requests((1,), (2,)), PARAMS)
