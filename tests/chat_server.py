@@ -76,7 +76,7 @@ class Handler(BaseHTTPRequestHandler):
         self.connection.shutdown(2)
 
 
-def completion(content: str | None, *, tokens: int | None = 3, reason: str = "stop", **message: Any) -> dict[str, Any]:
+def completion(content: str | None, *, tokens: Any = 3, reason: str = "stop", **message: Any) -> dict[str, Any]:
     answer: dict[str, Any] = {
         "id": "x",
         "object": "chat.completion",

@@ -38,3 +38,14 @@ QWEN_7B = Qwen2Config(
     tie_word_embeddings=False,
     dtype=torch.bfloat16,
 )
+QWEN_14B = Qwen2Config(
+    hidden_size=5120,
+    intermediate_size=13_824,
+    num_hidden_layers=48,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    vocab_size=152_064,
+    max_position_embeddings=32_768,
+    tie_word_embeddings=False,
+    dtype=torch.bfloat16,
+)

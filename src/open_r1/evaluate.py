@@ -41,7 +41,8 @@ def main(argv: Sequence[str]) -> None:
     from open_r1.evaluation.stopping import resumable
 
     folder = output_folder(config)
-    with closing(open_to_evaluate(config, log=folder / "vllm.log")) as model, resumable():
+    overwrite = "overwrite_output_dir" if config.overwrite_output_dir else None
+    with closing(open_to_evaluate(config, log=folder / "vllm.log")) as model, resumable(overwrite):
         results = evaluate(model, tasks, config, console=console)
     console.print(results_table(results))
     console.print(str(folder / "results.json"), markup=False, highlight=False, soft_wrap=True)

@@ -41,7 +41,9 @@ def main(argv: Sequence[str]) -> None:
     if config.output_dataset is not None:
         check_login(config.output_dataset)
     output = output_path(config)
-    with closing(open_to_generate(config, log=output.with_name(f"{output.name}.vllm.log"))) as model, resumable():
+    log = output.with_name(f"{output.name}.vllm.log")
+    overwrite = "overwrite_output" if config.overwrite_output else None
+    with closing(open_to_generate(config, log=log)) as model, resumable(overwrite):
         tally = generate(model, config, console=console)
     console.print(summary(tally, output), markup=False, highlight=False, soft_wrap=True)
     if config.output_dataset is not None:

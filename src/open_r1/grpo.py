@@ -48,7 +48,7 @@ from open_r1.training.rollout_engine import build_engine, check_engine, sampling
 from open_r1.training.rollout_packs import shares_prompts
 from open_r1.training.rollouts import RolloutCollector
 from open_r1.training.run_folder import begin_run, taken_folder
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
+from open_r1.training.setup import check_vocabulary, finish_run, load_chat, load_policy, start_run
 from open_r1.training.warm_up import warm_up
 from open_r1.training.watching import RunWatch
 
@@ -96,9 +96,11 @@ def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
             report.raise_if_hopeless()
 
         policy = load_policy(config, runtime, tokenizer, chat)
+        parts = [part for part in (prompts, held_out) if part]
+        check_vocabulary(policy, runtime, lambda: max(max(ids) for part in parts for ids in part.token_ids))
         objective, forward = GRPOObjective(config), {"temperature": config.temperature, "entropy": True}
         warm_up(config, runtime, policy.module, objective, forward)  # while no engine has taken memory yet
-        longest = max(part.longest for part in (prompts, held_out) if part)
+        longest = max(part.longest for part in parts)
         engine = build_engine(config, runtime, policy, longest, completions // runtime.world_size)
         collector = RolloutCollector(
             engine,

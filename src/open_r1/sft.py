@@ -33,7 +33,7 @@ from open_r1.training.held_out import HeldOutLoss
 from open_r1.training.loop import Trainer
 from open_r1.training.publishing import Publisher
 from open_r1.training.run_folder import begin_run, taken_folder
-from open_r1.training.setup import finish_run, load_chat, load_policy, start_run
+from open_r1.training.setup import check_vocabulary, finish_run, load_chat, load_policy, start_run
 from open_r1.training.sft_source import SFT_FORWARD, SFTSource, make_plan, sft_objective
 from open_r1.training.warm_up import warm_up
 
@@ -65,6 +65,7 @@ def train(config: SFTConfig, runtime: Runtime) -> None:
     data.check()
     warm_up(config, runtime, policy.module)
     rows, held_out = data.result()
+    check_vocabulary(policy, runtime, lambda: max(int(part.input_ids.max()) for part in (rows, held_out) if part))
 
     source = SFTSource(rows, config, runtime)
     check_disks_again(config, runtime, source.steps(config.num_train_epochs))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +44,7 @@ def comparison_tables(comparisons: Sequence[TaskComparison]) -> Iterator[Rendera
     for one in comparisons:
         scores = one.scores
         table.add_row(
-            one.task,
+            escape(one.task),
             f"{one.problems:,}",
             percent(scores.a),
             percent(scores.b),
@@ -62,13 +63,14 @@ def comparison_tables(comparisons: Sequence[TaskComparison]) -> Iterator[Rendera
 
 
 def verdict(one: TaskComparison) -> str:
-    """What the interval says, and how many problems went which way, in one line."""
+    """What interval and test say, and how many problems went which way, in one line."""
     scores = one.scores
     moved = f"better on {scores.better:,} problems, worse on {scores.worse:,}, alike on {scores.alike:,}"
     if one.differs:
         side = "better" if scores.difference.mean > 0 else "worse"
         return f"{one.task}: B is {side} than A; {moved}"
-    return f"{one.task}: the interval contains 0, so neither is shown to be better; B is {moved}"
+    why = "the interval contains 0" if one.contains_0 else f"p is {scores.p_value:.3f}"
+    return f"{one.task}: {why}, so neither is shown to be better; B is {moved}"
 
 
 def _changed_table(one: TaskComparison) -> Table:
@@ -105,7 +107,7 @@ def _record(one: TaskComparison) -> dict[str, Any]:
         "difference": scores.difference.mean,
         "low": scores.difference.low,
         "high": scores.difference.high,
-        "contains_0": not one.differs,
+        "contains_0": one.contains_0,
         "p_value": scores.p_value,
         "better": scores.better,
         "worse": scores.worse,

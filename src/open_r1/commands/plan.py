@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
 
 from open_r1.config import PlanGRPOConfig, PlanSFTConfig, parse
 from open_r1.machine.rates import load_rates
 from open_r1.planning.plan import plan_run
 from open_r1.planning.reading import read_data, read_machine, read_model
-from open_r1.planning.screen import as_json, rendered
+from open_r1.planning.screen import NAME, as_json, rendered
 
 
 def main_sft(argv: Sequence[str]) -> None:
@@ -38,4 +40,17 @@ def show(config: PlanSFTConfig | PlanGRPOConfig) -> None:
         return
     console = Console(highlight=False)
     for line in rendered(plan):
-        console.print(line, soft_wrap=True)
+        console.print(folded(line, console) if console.is_terminal else line, soft_wrap=True)
+
+
+def folded(line: RenderableType, console: Console) -> RenderableType:
+    """A line that is wider than the screen, broken between words and going on below where its text begins.
+
+    Commands, which are to be pasted, have their own breaks.
+    """
+    if not isinstance(line, Text) or line.cell_len <= console.width or "\\" in line.plain:
+        return line
+    begins = re.match(rf"\n? {{{NAME + 4}}}|  .{{{NAME}}}  |[✓✗!•] |\s*", line.plain).end()
+    head, body = line.divide([begins])
+    below = Text("\n" + " " * len(head.plain.lstrip("\n")))
+    return Text.assemble(head, below.join(body.wrap(console, console.width - begins)))

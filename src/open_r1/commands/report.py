@@ -35,6 +35,8 @@ def _folder_of_a_run(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         raise UserError(f"{name}: no such folder; give the output_dir of a run")
-    if not any((folder / trace).is_file() for trace in TRACES):
-        raise UserError(f"{name} holds no run (none of {', '.join(TRACES)}): give the output_dir of one")
-    return folder
+    if any((folder / trace).is_file() for trace in TRACES):
+        return folder
+    if any(folder.glob("*/parts")):
+        raise UserError(f"{name}: the evaluation there is not finished: run the same evaluate command to its end")
+    raise UserError(f"{name} holds no run (none of {', '.join(TRACES)}): give the output_dir of one")

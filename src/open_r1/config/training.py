@@ -100,8 +100,9 @@ class OptimizerConfig(Settings):
     warmup_ratio: ShareBelowOne = 0.0
     """Share of the steps over which the learning rate rises."""
 
-    warmup_steps: NonNegativeInt = 0
-    """Steps over which the learning rate rises; overrides warmup_ratio where positive."""
+    warmup_steps: PositiveInt | ShareBelowOne = 0
+    """Steps over which the learning rate rises, or a share of all steps below 1; overrides warmup_ratio where
+    positive."""
 
     optim: str = "adamw_torch"
     """Optimizer: adamw_torch, adamw_torch_fused (both fused on CUDA); adamw_8bit (moments in a byte each),

@@ -133,11 +133,15 @@ def revise_log(path: Path, revised: Mapping[Key, Mapping[str, Any] | None]) -> N
 
 def _rewrite(path: Path, lines: Iterable[bytes]) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    with temporary.open("wb") as target:
-        target.writelines(lines)
-        target.flush()
-        os.fsync(target.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as target:
+            target.writelines(lines)
+            target.flush()
+            os.fsync(target.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # a full disk: what is left of it would only fill that further
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -35,6 +35,7 @@ _PROMPTS_AT_ONCE = 32768
 """Prompts handed to the engine together: enough that its last answers cost little, and a bound on memory."""
 
 _GOLDS_CHECKED = 256
+_ROWS_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
         "bad_rows": dict(bad_rows.counts),
     }
     settings = settings_of(model, config)
+    if config.overwrite_output:
+        model.start()  # what can fail is tried before the answers of an earlier start are removed
     with (
         _verifiers(asked, config, console) as verifiers,
         AnswerFiles(output_path(config), settings, overwrite=config.overwrite_output) as files,
@@ -82,16 +85,19 @@ def generate(model: ChatModel, config: GenerateConfig, *, console: Console | Non
         if tally.answered < tally.asked:
             model.start()
         began = time.monotonic()
+        refused: dict[int, str] = {}
         try:
             with AnswerMeter(console, files.output.name, total=tally.asked, done=tally.answered) as meter:
-                for prompt, answer in _draw(model, asked, done, config, verifiers):
+                for prompt, answer in _draw(model, asked, done, config, verifiers, refused):
                     record, kept = _record(prompt, answer), is_kept(answer.reward, answer.finish_reason, config)
                     files.append(record, kept)
                     tally.add(record, kept)
                     meter.count(answer)
         finally:
             tally.seconds = round(tally.seconds + time.monotonic() - began, 1)
-            files.describe(facts, tally)
+            files.describe(facts | ({"refused_rows": len(refused)} if refused else {}), tally)
+        if refused:
+            console.print(_refusals(refused), markup=False, highlight=False, soft_wrap=True)
         files.sort({entry.prompt.id: entry.prompt.row for entry in asked})
     return tally
 
@@ -168,14 +174,20 @@ def _draw(
     done: set[Key],
     config: GenerateConfig,
     verifiers: Verifiers | None,
+    refused: dict[int, str],
 ) -> Iterator[tuple[Prompt, Answer]]:
     """Yields the answers that are missing, each with its prompt.
 
+    Args:
+        refused: takes the rows whose prompts a server refuses, each with its reason; they are left out as a prompt is
+            that is too long for a model in this process.
+
     Raises:
-        RequestsFailed: at the end, if a server left requests unanswered.
+        RequestsFailed: at the end, if a server left other requests unanswered, or refuses all of them.
     """
     params = model.sampling_params(config)
     failures: list[RequestsFailed] = []
+    answered = bool(done)
     for start in range(0, len(asked), _PROMPTS_AT_ONCE):
         batch = asked[start : start + _PROMPTS_AT_ONCE]
         questions = [
@@ -186,11 +198,25 @@ def _draw(
         ]
         try:
             for answer in draw_answers(questions, model, params, verifiers):
+                answered = True
                 yield batch[answer.question.key[0]].prompt, answer
         except RequestsFailed as failure:  # the server lives: first the prompts that are left
             failures.append(failure)
+            refused.update(
+                (batch[questions[place].key[0]].prompt.row, reason) for place, reason in failure.refused.items()
+            )
     if failures:
-        raise RequestsFailed.together(failures)
+        failure = RequestsFailed.together(failures)
+        if len(failure.refused) < failure.failed or not answered:
+            raise failure
+
+
+def _refusals(refused: Mapping[int, str]) -> str:
+    rows = ", ".join(map(str, sorted(refused)[:_ROWS_SHOWN])) + (", …" if len(refused) > _ROWS_SHOWN else "")
+    prompts = "prompt, which is" if len(refused) == 1 else "prompts, which are"
+    return (
+        f"the server refuses {len(refused):,} {prompts} left out (row {rows}; the last: {list(refused.values())[-1]})"
+    )
 
 
 def _columns(prompt: Prompt) -> dict[str, str] | None:

@@ -34,6 +34,9 @@ FOLLOWS = {
 }
 """The roles that may follow a role; None stands for the beginning."""
 
+_SPEAKERS = ("user", "assistant")
+"""The roles that have to say something: a system message may be empty, and so may what a tool returns."""
+
 GSM8K_MARK = "#### "
 
 Message = dict[str, Any]
@@ -90,7 +93,7 @@ def find_columns(
     if need == "completion":
         return _for_training(names, messages, prompt, completion)
     if messages is None:
-        prompt = prompt or _only(names, PROMPTS, "prompt")
+        prompt = prompt or _prompt(names)
     if prompt is None and messages is None:
         messages = _only(names, MESSAGES, "messages")
         if messages is None:
@@ -109,7 +112,7 @@ def _for_training(names: Sequence[str], messages: str | None, prompt: str | None
         messages = _only(names, MESSAGES, "messages")
         if messages is not None:
             return Columns(messages=messages)
-    prompt = prompt or _only([name for name in names if name != completion], PROMPTS, "prompt")
+    prompt = prompt or _prompt([name for name in names if name != completion])
     others = [name for name in names if name != prompt]
     if completion is None and prompt == "prompt" and "completion" in others:
         completion = "completion"
@@ -122,6 +125,21 @@ def _for_training(names: Sequence[str], messages: str | None, prompt: str | None
     if completion is None:
         raise UserError(f"no column of completions beside {prompt!r} among {_list(names)}: use --completion_column")
     return Columns(prompt=prompt, completion=completion)
+
+
+def _prompt(names: Sequence[str]) -> str | None:
+    """The column of prompts, None if there is none.
+
+    Raises:
+        UserError: several fit, or it is Alpaca's, where what the instruction is about stands in another column.
+    """
+    found = _only(names, PROMPTS, "prompt")
+    if found == "instruction" and "input" in names:
+        raise UserError(
+            "'instruction' and 'input' are one prompt in two columns: join them in a column 'prompt', or train on the "
+            "instruction alone with --prompt_column instruction"
+        )
+    return found
 
 
 def _only(names: Sequence[str], candidates: Sequence[str], role: str) -> str | None:
@@ -191,7 +209,7 @@ def gold(row: Mapping[str, Any], columns: Columns) -> str:
     value = row[columns.answer] if columns.answer is not None else None
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)
-    if value is None or value == "":
+    if value is None or value in ("", "nan"):  # not a number: a missing one in a column of floats
         raise BadRow("no gold answer")
     if not isinstance(value, str):
         raise BadRow("the gold answer is not text")
@@ -233,7 +251,7 @@ def _message(said_by: Any, content: Any, others: Mapping[str, Any] | None = None
         raise BadRow(f"the {role}'s content is missing")
     if content is not None and not isinstance(content, str):
         raise BadRow(f"the {role}'s content is not text")
-    if not calls_tool and not content.strip():
+    if not calls_tool and not content.strip() and role in _SPEAKERS:
         raise BadRow(f"the {role}'s content is empty")
     return {**(others or {}), "role": role, "content": content or ""}
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from open_r1.data.chat import ChatFormat
     from open_r1.data.rows import Rows
 
-FORMAT = 2
+FORMAT = 3
 """To be raised when the same rows are to become other tokens, or other files."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -76,7 +77,7 @@ def find_parquet(name: str, config: str | None = None, split: str = "train") -> 
             whole = split.isidentifier() and path.suffix == ".parquet" and path.stat().st_size
             return ParquetFiles(name, {split: [str(path)]}) if whole else None
         if path.is_dir():
-            if data_readers(path) != {"parquet"}:
+            if data_readers(path) != {"parquet"} or glob.has_magic(str(path)):
                 return None
             with no_progress_bars():
                 return _of_builder(str(path), config)

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
+from open_r1.data.unreadable import why_unreadable
 from open_r1.errors import UserError
 
 if TYPE_CHECKING:
@@ -133,8 +134,15 @@ class ParquetRows:
 
 
 def parquet_pieces(path: Path, columns: Sequence[str], start: int = 0) -> Iterator[pa.Table]:
-    """The rows of one file from ``start`` on, a few at a time however large its groups of rows are."""
+    """The rows of one file from ``start`` on, a few at a time however large its groups of rows are.
+
+    Raises:
+        UserError: it lacks a column, or cannot be read.
+    """
     with _open(path) as file:
+        there = file.schema_arrow.names
+        if absent := [name for name in columns if name not in there]:
+            raise UserError(f"{path} has no column {absent[0]!r}, as the files before it have; its columns are {there}")
         groups = [file.metadata.row_group(index) for index in range(file.num_row_groups)]
         counts = [group.num_rows for group in groups]
         first = int(np.searchsorted(np.cumsum(counts), start, side="right"))
@@ -231,7 +239,9 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """Some groups of rows, ``size`` rows at a time."""
     with _one_line(path):
-        yield from file.iter_batches(size, row_groups=groups, columns=list(columns))
+        for batch in file.iter_batches(size, row_groups=groups, columns=list(columns)):
+            batch.validate(full=True)  # that all text is UTF-8: nobody has looked
+            yield batch
 
 
 @contextmanager
@@ -241,7 +251,7 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         gist = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: {gist[:300]}") from error
+        raise UserError(f"{path}: {why_unreadable(path) or gist[:300]}") from error
 
 
 def _small(table: pa.Table) -> Iterator[pa.Table]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
 import xxhash
 from datasets import (
     Dataset,
@@ -22,6 +26,7 @@ from datasets import (
 )
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
+from open_r1.data.unreadable import why_unreadable
 from open_r1.errors import UserError
 
 READERS = {"jsonl": "json", "json": "json", "parquet": "parquet", "csv": "csv", "arrow": "arrow"}
@@ -70,12 +75,11 @@ def load_splits(name: str, config: str | None = None) -> dict[str, Dataset]:
 def _load(name: str, config: str | None, split: str | None) -> Dataset | DatasetDict:
     path = Path(name).expanduser()
     with one_line_errors(name):
-        if path.is_file():
+        if path.is_file() or path.is_dir():
             with no_progress_bars():
-                return _from_file(path, split)
-        if path.is_dir():
-            with no_progress_bars():
-                return _from_folder(path, config, split)
+                found = _from_file(path, split) if path.is_file() else _from_folder(path, config, split)
+            _check_text(path, found)
+            return found
         if is_path(name):
             raise UserError(f"{name}: no such file or folder")
         return load_dataset(name, config, split=split)
@@ -94,7 +98,8 @@ def _from_file(path: Path, split: str | None) -> Dataset:
     if not path.stat().st_size:
         raise UserError(f"{path} is empty")
     split = split or "train"
-    return load_dataset(reader, data_files={_split_name(split): str(path)}, split=split, cache_dir=_copies_of([path]))
+    files = {_split_name(split): glob.escape(str(path))}
+    return load_dataset(reader, data_files=files, split=split, cache_dir=_copies_of([path]))
 
 
 def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset | DatasetDict:
@@ -104,6 +109,8 @@ def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset |
         except IndexError as error:  # what the library makes of a set that was saved without rows
             raise UserError(f"{path} has no rows") from error
         return _of_saved(saved, split)
+    if glob.has_magic(str(path)):
+        raise UserError(f"{path}: the datasets library takes [, * and ? in a folder's name as a pattern: rename it")
     files = _data_files(path)
     readers = {_reader(file) for file in files}
     if not readers:
@@ -111,6 +118,22 @@ def _from_folder(path: Path, config: str | None, split: str | None) -> Dataset |
     if len(readers) > 1 and not (path / "README.md").exists():  # a data set's README may say which files it means
         raise UserError(f"{path}: the folder mixes {' and '.join(sorted(readers))} files, keep one kind")
     return load_dataset(str(path), config, split=split, cache_dir=_copies_of(files))
+
+
+def _check_text(path: Path, found: Dataset | DatasetDict) -> None:
+    """Makes sure that all text is UTF-8, which the library reads without asking.
+
+    Raises:
+        UserError: some is not.
+    """
+    for rows in [found] if isinstance(found, Dataset) else found.values():
+        try:
+            rows.data.table.validate(full=True)
+        except pa.ArrowInvalid as error:
+            why = why_unreadable(path) if path.is_file() else None
+            raise UserError(
+                f"{path}: {why or f'it holds text that is not UTF-8: convert it ({_gist(error)})'}"
+            ) from error
 
 
 def data_readers(folder: Path) -> set[str]:
@@ -176,18 +199,37 @@ def one_line_errors(name: str) -> Iterator[None]:
             f"{name}: no such file or folder here, and the Hugging Face hub cannot be reached: give a local path, or "
             "check the network (HF_HUB_OFFLINE, HF_ENDPOINT)"
         ) from error
-    except (DatasetsError, ValueError, OSError) as error:
+    except (DatasetsError, ValueError, OSError, EOFError, zlib.error) as error:
         if configs := _CONFIGS.search(str(error)):
             how = "name one with --dataset_config, or `config` in a mixture"
             raise UserError(f"{name} has the configurations {configs[1]}: {how}") from error
-        raise UserError(f"{name}: {_gist(error)}") from error
+        raise UserError(f"{name}: {_why(error, Path(name).expanduser())}") from error
+
+
+def _why(error: Exception, path: Path) -> str:
+    """What went wrong with a data set, and what to do where that is known."""
+    if "corresponds to no data" in str(error):
+        return "there are no rows"
+    if getattr(_cause(error), "errno", None) == errno.ENOSPC:
+        copies = datasets.config.HF_DATASETS_CACHE
+        return f"no space is left for the datasets library's copy in {copies}: free some, or set HF_DATASETS_CACHE"
+    files = [path] if path.is_file() else _data_files(path) if path.is_dir() else []
+    for file in files:
+        if why := why_unreadable(file):
+            return why if file == path else f"{file.relative_to(path)}: {why}"
+    return _gist(error)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What made a conversion fail."""
+    while isinstance(error, DatasetsError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _gist(error: Exception) -> str:
     """The first line of what went wrong; of a failed conversion, that of its cause."""
-    cause = error
-    while isinstance(cause, DatasetsError) and cause.__cause__ is not None:
-        cause = cause.__cause__
+    cause = _cause(error)
     lines = str(cause).strip().splitlines()
     return lines[0][:300] if lines else type(cause).__name__
 

@@ -128,7 +128,7 @@ def tokenize(
         final = folder / token_key(rows, chat, columns)
         store = _open(final, strict, max_bad_rows_shown)
         if store is None:
-            with _lock(final.with_suffix(".lock")):
+            with _lock(final.with_suffix(".lock"), console if report else None):
                 store = _open(final, strict, max_bad_rows_shown)
                 if store is None:
                     work = Work(columns, chat.template, chat.system_prompt, chat.encoder)
@@ -253,10 +253,19 @@ def _whole(folder: Path, meta: Meta) -> bool:
 
 
 @contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process of this machine at a time; it ends with the process, however that ends."""
+def _lock(path: Path, console: Console | None) -> Iterator[None]:
+    """Held by one process of this machine at a time; it ends with the process, however that ends.
+
+    Args:
+        console: where it is said that this process waits for another.
+    """
     import fcntl
 
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if console is not None:
+                console.print("these tokens are being made by another process: this one waits for it", markup=False)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

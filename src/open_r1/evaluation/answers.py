@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from open_r1.errors import StopRequested
 from open_r1.evaluation.chat_model import ChatModel, Prompt
+from open_r1.evaluation.stopping import stops_deferred, stops_here
 from open_r1.generation.engine import SamplingParams
 
 if TYPE_CHECKING:
@@ -68,8 +70,10 @@ def draw_answers(
 ) -> Iterator[Answer]:
     """Yields every answer once it is drawn and verified; verification runs while other answers are still being drawn.
 
-    When the model fails, or the person stops it, answers that were already drawn are still verified and yielded before
-    the exception goes on, so that they can be kept.
+    When the model fails, answers that were already drawn are still verified and yielded before the exception goes on,
+    so that they can be kept. When the person stops it they are yielded at once, without a reward where the verifiers
+    still have them: whoever keeps them has them verified by the next start. Between two answers a stop waits until the
+    next one is asked for.
 
     Args:
         verifiers: None leaves every reward None, as does a question without columns.
@@ -78,26 +82,42 @@ def draw_answers(
 
     def verified(block: bool) -> Iterator[Answer]:
         if drawn:
-            for place, scores in verifiers.results(block=block):
-                answer = drawn.pop(place)
-                yield Answer(answer.question, answer.text, answer.tokens, answer.finish_reason, scores.values[0][0])
+            with stops_here():
+                finished = list(verifiers.results(block=block))
+            for place, scores in finished:
+                yield replace(drawn.pop(place), reward=scores.values[0][0])
 
-    try:
-        for draw in model.draw([(question.prompt, question.seed) for question in questions], params):
-            question = questions[draw.place]
-            answer = Answer(question, draw.text, draw.tokens, draw.finish_reason)
-            if verifiers is None or question.columns is None:
-                yield answer
-                continue
-            drawn[draw.place] = answer
-            verifiers.submit(draw.place, [draw.text], {name: [value] for name, value in question.columns.items()})
-            yield from verified(block=False)
-    except (Exception, KeyboardInterrupt):
-        while drawn:
-            yield from verified(block=True)
-        raise
-    while drawn:
-        yield from verified(block=True)
+    def remaining() -> Iterator[Answer]:
+        try:
+            while drawn:
+                yield from verified(block=True)
+        except StopRequested:
+            yield from drawn.values()
+            raise
+
+    draws = iter(model.draw([(question.prompt, question.seed) for question in questions], params))
+    with stops_deferred():
+        try:
+            while True:
+                with stops_here():
+                    draw = next(draws, None)
+                if draw is None:
+                    break
+                question = questions[draw.place]
+                answer = Answer(question, draw.text, draw.tokens, draw.finish_reason)
+                if verifiers is None or question.columns is None:
+                    yield answer
+                    continue
+                drawn[draw.place] = answer
+                verifiers.submit(draw.place, [draw.text], {name: [value] for name, value in question.columns.items()})
+                yield from verified(block=False)
+        except StopRequested:
+            yield from drawn.values()
+            raise
+        except Exception:
+            yield from remaining()
+            raise
+        yield from remaining()
 
 
 def verify(

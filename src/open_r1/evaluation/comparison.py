@@ -20,8 +20,14 @@ from open_r1.files import read_json
 
 GENERATIONS = "generations.parquet"
 _COLUMNS = ("task", "problem", "reward", "prompt", "gold")
+_SIGNIFICANT = 0.05
+"""p-value below which a difference is shown: that of the 95 % of the intervals."""
+
 _OTHERWISE_SAID = ("model", "stop_token_ids")
 """Settings of a run that are another model's own."""
+
+_HELD_AS = re.compile(r"[0-9a-f]{32}/(.+)|(served)/.*")
+"""Of a model's fingerprint: its dtype, and vLLM where that drew; or that it is behind a server."""
 
 _ESCAPES = re.compile(r"\\u[0-9a-f]{4}|\\[nt\"]")
 _NO_WORD = re.compile(r"[^A-Za-z0-9]+")
@@ -60,9 +66,18 @@ class TaskComparison:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def contains_0(self) -> bool:
+        """Whether the interval of the difference holds 0."""
+        return self.scores.difference.low <= 0 <= self.scores.difference.high
+
+    @property
     def differs(self) -> bool:
-        """Whether the interval leaves out 0."""
-        return self.scores.difference.low > 0 or self.scores.difference.high < 0
+        """Whether both the interval and the sign-flip test say so.
+
+        Where few problems differ, all in one direction, resamples hardly ever miss all of them: of four, chance alone
+        puts all on one side in an eighth of the cases, and the interval leaves out 0.
+        """
+        return not self.contains_0 and self.scores.p_value < _SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -191,7 +206,9 @@ def read_answers(path: Path) -> Answers:
             raise UserError(f"{path} has no column {missing[0]!r}: it is no file of generations of open-r1 evaluate")
         rows = pq.read_table(path, schema=pa.schema([SCHEMA.field(name) for name in _COLUMNS]))
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as Parquet ({str(error).splitlines()[0][:160]})") from error
+        torn = isinstance(error, pa.ArrowInvalid)
+        reason = "cut short, or another kind of file" if torn else str(error).splitlines()[0][:160]
+        raise UserError(f"{path} cannot be read as Parquet ({reason})") from None  # as `read_generations`
     if not rows.num_rows:
         raise UserError(f"{path} holds no answers")
     problems, first, place, counts = np.unique(
@@ -249,7 +266,9 @@ def _counted(counts: np.ndarray) -> str:
 
 def _settings(path: Path) -> dict[str, object]:
     settings = read_json(path.parent / "settings.json") or {}
-    return {name: value for name, value in settings.items() if name not in _OTHERWISE_SAID}
+    held = _HELD_AS.fullmatch(str(settings.get("model")))
+    kept = {name: value for name, value in settings.items() if name not in _OTHERWISE_SAID}
+    return kept | ({"held_as": held[1] or held[2]} if held else {})
 
 
 def _reworded(a: Answers, b: Answers) -> list[int]:

@@ -15,8 +15,17 @@ _PIECES = 64
 """Of each tensor at most so many pieces of so many bytes are read, evenly spread: naming a 70B model must not read
 140 GB."""
 
-_SINGLE = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-_WHOLE = ("model.safetensors", "adapter_model.safetensors", "*.safetensors", "pytorch_model.bin", "*.bin")
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "adapter_model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "*.safetensors",
+    "*.bin",
+)
+"""In the order in which transformers looks for them: a repository may hold the weights in several forms."""
+
 _FROM_HUB = (["*.json", "model*.safetensors", "adapter_model.safetensors"], ["*.json", "pytorch_model*.bin"])
 _NAMES_NO_WEIGHTS = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 """Entries of config.json that differ between copies of one model."""
@@ -35,7 +44,8 @@ def checkpoint_folder(name: str, revision: str = "main") -> Path:
     try:
         for patterns in _FROM_HUB:
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
-            if weight_files(folder):
+            files = weight_files(folder)  # of an index, which came with the settings, they need not have come yet
+            if files and all(file.is_file() for file in files):
                 return folder
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
@@ -47,12 +57,12 @@ def checkpoint_folder(name: str, revision: str = "main") -> Path:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights: those of the index, else the one that is there; empty where there is none."""
-    for name in _SINGLE:
-        if (folder / name).is_file():
-            named = json.loads((folder / name).read_text(encoding="utf-8"))["weight_map"].values()
-            return [folder / name for name in sorted(set(named))]
-    return next((found for pattern in _WHOLE if (found := sorted(folder.glob(pattern)))), [])
+    """The files of the weights that are loaded: the one that is there, or those of an index; empty without any."""
+    found = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    if found and found[0].suffix == ".json":
+        named = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted(set(named))]
+    return found
 
 
 def weights_fingerprint(folder: Path) -> str:

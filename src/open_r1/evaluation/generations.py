@@ -83,8 +83,10 @@ def read_generations(path: Path, columns: Sequence[str] | None = None) -> pa.Tab
     try:
         return pq.read_table(path, schema=SCHEMA, columns=columns)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{path} cannot be read ({reason}); delete it, and its answers are drawn again") from error
+        torn = isinstance(error, pa.ArrowInvalid)
+        reason = "it is no whole Parquet file" if torn else str(error).splitlines()[0][:200]
+        # Without the cause: its words are those of a broken data set, which is mended in other ways.
+        raise UserError(f"{path} cannot be read ({reason}); delete it, and its answers are drawn again") from None
 
 
 def row_keys(problems: np.ndarray, samples: np.ndarray) -> np.ndarray:

@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from open_r1.errors import UserError
 from open_r1.evaluation.majority import majority_scores
 from open_r1.evaluation.statistics import Interval, bootstrap, bootstrap_means, ks, pass_at_k_scores
+from open_r1.evaluation.task import where
 from open_r1.report.tables import clock, compact_table, interval, percent
 
 _EMPTY = ("", "<think>")
@@ -114,7 +117,7 @@ def summarize(
     shown = ks(samples)
     scores = [pass_at_k_scores(correct, k) for k in shown]
     if extract is not None and samples > 1:
-        scores.append(majority_scores(correct.ravel().tolist(), _stated(rows, extract), samples))
+        scores.append(majority_scores(correct.ravel().tolist(), _all_stated(task, rows, extract), samples))
     intervals = bootstrap_means(np.stack(scores, axis=1), seed=seed)
     tokens = rows["tokens"].to_numpy()
     return TaskResult(
@@ -143,12 +146,27 @@ def summarize(
     )
 
 
-def _stated(rows: pa.Table, extract: Callable[[str], str | None]) -> list[str | None]:
-    stated = rows["extracted"].to_pylist()
-    silent = [place for place, answer in enumerate(stated) if answer is None]
+def stated(extract: Callable[[str], str | None] | None, text: str) -> str | None:
+    """The answer that a completion states, by a task's ``extract``; None where that fails, which `summarize` tells."""
+    try:
+        answer = None if extract is None else extract(text)
+    except Exception:  # not now: the completion is not kept yet
+        return None
+    return None if answer is None else str(answer)
+
+
+def _all_stated(task: str, rows: pa.Table, extract: Callable[[str], str | None]) -> list[str | None]:
+    answers = rows["extracted"].to_pylist()
+    silent = [place for place, answer in enumerate(answers) if answer is None]
     for place, text in zip(silent, rows["completion"].take(pa.array(silent, pa.int64())).to_pylist(), strict=True):
-        stated[place] = extract(text)
-    return stated
+        try:
+            answers[place] = extract(text)
+        except Exception as error:
+            raise UserError(
+                f"task {task}: its extract fails on {text[-60:]!r}, at {where(error)}; have it give None there: the "
+                "answers are kept, and the same command counts them"
+            ) from error
+    return answers
 
 
 def _count_empty(completions: pa.ChunkedArray) -> int:
@@ -208,7 +226,7 @@ def _overview(results: Sequence[TaskResult]) -> Table:
     table = compact_table(["task"], ["answers", "pass@1", "95 % interval", "cut off", "tokens", "time"])
     for result in results:
         table.add_row(
-            result.task,
+            escape(result.task),
             f"{result.problems:,} × {result.samples}",
             percent(result.pass_at_1),
             interval(result.low, result.high),
@@ -224,7 +242,7 @@ def _of_many_samples(results: Sequence[TaskResult]) -> Table:
     for result in results:
         vote, best = result.majority, result.pass_at_k[str(result.samples)]
         table.add_row(
-            result.task,
+            escape(result.task),
             str(result.samples),
             percent(vote and vote.mean),
             interval(vote and vote.low, vote and vote.high),
@@ -235,7 +253,9 @@ def _of_many_samples(results: Sequence[TaskResult]) -> Table:
 
 
 def _subjects_table(result: TaskResult) -> Table:
-    table = compact_table([f"{result.task} by subject"], ["problems", "pass@1", "95 % interval"])
+    table = compact_table([escape(f"{result.task} by subject")], ["problems", "pass@1", "95 % interval"])
     for part in result.subjects:
-        table.add_row(part.subject, f"{part.problems:,}", percent(part.pass_at_1), interval(part.low, part.high))
+        table.add_row(
+            escape(part.subject), f"{part.problems:,}", percent(part.pass_at_1), interval(part.low, part.high)
+        )
     return table

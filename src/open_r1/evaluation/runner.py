@@ -19,7 +19,7 @@ from open_r1.evaluation.generations import Generation
 from open_r1.evaluation.meter import AnswerMeter
 from open_r1.evaluation.registry import TaskSource
 from open_r1.evaluation.result_files import write_results
-from open_r1.evaluation.results import TaskResult, shortened, summarize
+from open_r1.evaluation.results import TaskResult, results_table, shortened, stated, summarize
 from open_r1.evaluation.store import GenerationStore
 from open_r1.evaluation.task import Problem, Task
 from open_r1.generation.engine import SamplingParams
@@ -36,8 +36,9 @@ def evaluate(
 ) -> list[TaskResult]:
     """Evaluates ``model`` on each task.
 
-    Writes ``<output_dir>/<task>/generations.parquet`` while a task runs, and at the end ``results.json``,
-    ``results.parquet`` and ``model_card.md`` (`open_r1.evaluation.result_files`).
+    Writes ``<output_dir>/<task>/generations.parquet`` while a task runs, and at the end, also one that comes too soon,
+    ``results.json``, ``results.parquet`` and ``model_card.md`` of the tasks that are finished
+    (`open_r1.evaluation.result_files`).
 
     Answers that an earlier start with the same settings left in the folder are used and not drawn again; those that
     could not be verified then are verified again. All tasks are loaded, their gold answers verified and their folders
@@ -61,9 +62,17 @@ def evaluate(
         for source in sources:
             stack.enter_context(_held(folder / source.folder))
         runs = [prepare(model, source, config, pools[source.task.reward_name], folder, console) for source in sources]
-        results = _run_all(model, runs, console)
-        if line := write_results(folder, model, results, config):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+        if config.overwrite_output_dir:
+            model.start()  # what can fail has been tried before the answers of an earlier start are removed
+            for run in runs:
+                run.store.start_anew()
+            console.print("started anew; after a stop leave out --overwrite_output_dir, and the command goes on")
+        results: list[TaskResult] = []
+        try:
+            _run_all(model, runs, results, console)
+        finally:  # what is finished has its results, whatever befalls the other tasks
+            if results and (line := write_results(folder, model, results, config)):
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     return results
 
 
@@ -77,13 +86,16 @@ def _held(folder: Path) -> AbstractContextManager[None]:
     return held(folder / ".lock", f"{folder} is in use by another start ({{holder}}): {way_on}")
 
 
-def _run_all(model: ChatModel, runs: Sequence[TaskRun], console: Console) -> list[TaskResult]:
+def _run_all(model: ChatModel, runs: Sequence[TaskRun], results: list[TaskResult], console: Console) -> None:
     """Runs every task, the later ones too where some requests of an earlier one failed for good.
 
+    Args:
+        results: takes that of each task when it is finished.
+
     Raises:
-        RequestsFailed: after the last task, if a request got no answer.
+        RequestsFailed: after the last task, if a request got no answer; the results of the others are shown before.
     """
-    results, failures = [], []
+    failures = []
     for run in runs:
         try:
             results.append(run_task(model, run, console))
@@ -91,8 +103,9 @@ def _run_all(model: ChatModel, runs: Sequence[TaskRun], console: Console) -> lis
             console.print(f"{run.label}: {failed.failed:,} of {failed.total:,} requests failed", markup=False)
             failures.append(failed)
     if failures:
+        if results:
+            console.print(results_table(results))
         raise RequestsFailed.together(failures)
-    return results
 
 
 def output_folder(config: EvaluateConfig) -> Path:
@@ -139,7 +152,7 @@ def prepare(
     problems = source.load(config.limit)
     rejected_gold = _check_gold(source, problems, verifiers, console)
     prompts = [_encode(source, model, problem) for problem in problems]
-    _check_room(source, model, prompts, config, console)
+    _check_room(source, model, prompts)
     params = model.sampling_params(config)
     # All that an answer depends on, but for prompt and gold answer, which every row of the store carries itself.
     settings = {"model": model.fingerprint, "seed": config.seed, "reward": source.task.reward_name, **asdict(params)}
@@ -164,13 +177,14 @@ def _dataset(task: Task) -> dict[str, str | None] | None:
 
 
 def _check_gold(source: TaskSource, problems: list[Problem], verifiers: Verifiers, console: Console) -> list[int]:
-    rejected = source.task.validate(problems, verifiers)
+    found = source.task.rejected(problems, verifiers)
+    rejected = [one.place for one in found]
     if not rejected:
         return []
     if len(rejected) == len(problems):
         raise UserError(
             f"{source.label}: the verifier accepts none of the {len(problems)} gold answers (the first is "
-            f"{problems[0].gold[:80]!r}); is it the right column, and an answer that can be checked?"
+            f"{problems[0].gold[:80]!r}: {found[0].why}); is it the right column, and an answer that can be checked?"
         )
     console.print(
         f"{source.label}: the verifier does not accept the gold answers of {len(rejected)} of {len(problems)} problems "
@@ -188,20 +202,25 @@ def _encode(source: TaskSource, model: ChatModel, problem: Problem) -> Prompt:
         raise UserError(f"{source.label}: problem {problem.index}: {bad}") from bad
 
 
-def _check_room(
-    source: TaskSource, model: ChatModel, prompts: list[Prompt], config: EvaluateConfig, console: Console
-) -> None:
+def _check_room(source: TaskSource, model: ChatModel, prompts: list[Prompt]) -> None:
     for index, prompt in enumerate(prompts):
         if not model.leaves_room(prompt):
             raise UserError(
                 f"{source.label}: problem {index} has {len(prompt.ids)} tokens, which leaves no room for an answer in "
                 f"the model's context of {model.context_length}"
             )
-    longest = max(len(prompt.ids or ()) for prompt in prompts)
-    if model.context_length is not None and longest + config.max_new_tokens > model.context_length:
+
+
+def _say_where_answers_end(model: ChatModel, run: TaskRun, console: Console) -> None:
+    longest = max(len(prompt.ids or ()) for prompt in run.prompts)
+    if model.context_length is not None and longest + run.params.max_new_tokens > model.context_length:
+        known = f" (prompts have up to {longest} tokens)" if longest else ""  # a server alone can count them
         console.print(
-            f"{source.label}: max_new_tokens {config.max_new_tokens} is more than the model's context of "
-            f"{model.context_length} leaves (prompts have up to {longest} tokens): answers end where it is full"
+            f"{run.label}: max_new_tokens {run.params.max_new_tokens} is more than the model's context of "
+            f"{model.context_length} leaves{known}: answers end where it is full",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -233,11 +252,12 @@ def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
             reward=answer.reward,
             gold=problems[index].gold,
             subject=problems[index].subject,
-            extracted=None if run.extract is None else run.extract(answer.text),
+            extracted=stated(run.extract, answer.text),
             seed=answer.question.seed,
         )
 
     if questions:
+        _say_where_answers_end(model, run, console)
         model.start()  # not while the answers are timed
     with AnswerMeter(console, run.label, total=len(wanted), done=len(wanted) - len(questions)) as meter, run.store:
         _verify_again(run, problems, console)

@@ -49,21 +49,18 @@ class GenerationStore:
 
         Args:
             settings: all that a generation depends on, as JSON values.
-            overwrite: start from an empty folder.
+            overwrite: leave what is there as it is until `start_anew`, which must come before anything else.
 
         Raises:
             UserError: the folder holds generations that were made with other settings.
         """
         self.folder = folder
+        self._settings = settings
         self._parts = folder / "parts"
         self._merged = folder / "generations.parquet"
-        if overwrite:
-            self._clear()
-        self._check_settings(settings)
-        self._parts.mkdir(parents=True, exist_ok=True)
-        for torn in self._parts.glob(".*.tmp"):
-            torn.unlink()
-        write_json(folder / "settings.json", settings)
+        if not overwrite:
+            self._check_settings()
+            self._make_folder()
         self._buffer: list[Generation] = []
         self._last_write = time.monotonic()
         self._writing = threading.Lock()
@@ -71,6 +68,12 @@ class GenerationStore:
         self._closing = False
         self._writer: threading.Thread | None = None
         self._failure: Exception | None = None
+
+    def start_anew(self) -> None:
+        """Removes every generation that an earlier start left."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+        self._merged.unlink(missing_ok=True)
+        self._make_folder()
 
     @property
     def path(self) -> Path:
@@ -207,17 +210,19 @@ class GenerationStore:
             except Exception as error:  # raised where answers come in, which else would not hear of it
                 self._failure = error
 
-    def _check_settings(self, settings: dict[str, Any]) -> None:
+    def _make_folder(self) -> None:
+        self._parts.mkdir(parents=True, exist_ok=True)
+        for torn in self._parts.glob(".*.tmp"):
+            torn.unlink()
+        write_json(self.folder / "settings.json", self._settings)
+
+    def _check_settings(self) -> None:
         if not self._files():
             return
         old = read_json(self.folder / "settings.json") or {}
-        changed = changed_settings(old, json.loads(json.dumps(settings)))
+        changed = changed_settings(old, json.loads(json.dumps(self._settings)))
         if changed:
             raise UserError(f"{self.folder} holds answers made with other settings ({changed}); {_HOW_ON}")
-
-    def _clear(self) -> None:
-        shutil.rmtree(self._parts, ignore_errors=True)
-        self._merged.unlink(missing_ok=True)
 
     def _files(self) -> list[Path]:
         merged = [self._merged] if self._merged.exists() else []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 from open_r1.data.bad_rows import BadRow
@@ -59,7 +61,7 @@ class Task:
         columns: row -> what the verifier is given beside an answer; None gives it ``{"solution": gold}``.
         large: the columns are megabytes a problem: they stay in the file until an answer is verified.
         solution: row -> a completion that the verifier must accept, or None; without it, the stated gold answer.
-        subject: row -> what it is about, or None.
+        subject: row -> what it is about, or None; a number is taken as its text.
         extract: completion -> the answer that it states, as text in which equal answers are equal, for majority vote;
             None where votes make no sense.
         rows: reads the rows in the task's own way, from the path that the user gave or (None) from where they are
@@ -131,23 +133,24 @@ class Task:
         Returns:
             The indices of the problems whose own solution it does not accept: they can never count as right.
         """
+        return [one.place for one in self.rejected(problems, verifiers)]
+
+    def rejected(self, problems: Sequence[Problem], verifiers: Verifiers) -> list[Rejected]:
+        """As `validate`, with reasons; ``place`` is the index of the problem."""
         known = [problem for problem in problems if problem.solution is not None]
-        answers = [(problem.solution, problem.columns) for problem in known]
-        return [known[one.place].index for one in rejected(answers, verifiers)]
+        failed = rejected([(problem.solution, problem.columns) for problem in known], verifiers)
+        return [Rejected(known[one.place].index, one.reward, one.why) for one in failed]
 
     def check(self, problems: Sequence[Problem], verifiers: Verifiers) -> list[Rejected]:
-        """As `validate`, with reasons; where no solution is known, an empty answer must be judged (as wrong).
+        """As `rejected`, and where no solution is known, an empty answer must be judged (as wrong).
 
         Returns:
             What failed, ``place`` being the index of the problem.
         """
-        known = [problem for problem in problems if problem.solution is not None]
         others = [problem for problem in problems if problem.solution is None]
-        failed = rejected([(problem.solution, problem.columns) for problem in known], verifiers)
         unjudged = rejected([("", problem.columns) for problem in others], verifiers, right=None)
-        found = [Rejected(known[one.place].index, one.reward, one.why) for one in failed]
-        found += [Rejected(others[one.place].index, one.reward, one.why) for one in unjudged]
-        return sorted(found, key=lambda one: one.place)
+        found = [Rejected(others[one.place].index, one.reward, one.why) for one in unjudged]
+        return sorted([*self.rejected(problems, verifiers), *found], key=lambda one: one.place)
 
     def _problem(self, index: int, row: Row, source: str) -> Problem:
         for need in self.needs:
@@ -155,20 +158,35 @@ class Task:
             if row[name] is None or row[name] == [] or (isinstance(row[name], str) and not row[name].strip()):
                 raise UserError(f"task {self.name}: row {index} of {source} has nothing in column {name!r}")
         try:
-            gold = self.gold(row)
+            gold, messages = self.gold(row), self.prompt(row)
+            if not isinstance(gold, str):
+                raise BadRow(f"its gold answer {str(gold)[:60]!r} is a {type(gold).__name__}, and has to be text")
+            if isinstance(messages, str):
+                raise BadRow("its prompt is text, and has to be messages: [{'role': 'user', 'content': …}]")
             return Problem(
                 index=index,
-                messages=self.prompt(row),
+                messages=messages,
                 gold=gold,
                 columns={} if self.large else self._columns(row, gold),
                 solution=stated(gold) if self.solution is None else self.solution(row),
-                subject=None if self.subject is None else self.subject(row),
+                subject=None if self.subject is None or (about := self.subject(row)) is None else str(about),
             )
         except BadRow as bad:
             raise UserError(f"task {self.name}: row {index} of {source}: {bad}") from bad
+        except Exception as error:
+            raise UserError(f"task {self.name}: row {index} of {source}: {where(error)}") from error
 
     def _columns(self, row: Row, gold: str) -> Mapping[str, Any]:
         return {"solution": gold} if self.columns is None else self.columns(row)
+
+
+def where(error: Exception) -> str:
+    """What a function of a row raised, and the place in the task's own file."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename) != Path(__file__)]
+    frame = (own or frames)[-1]
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{frame.filename}:{frame.lineno}: {reason}"
 
 
 class _Named(Mapping[str, Any]):

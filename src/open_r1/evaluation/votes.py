@@ -53,7 +53,7 @@ def canonical(answer: str) -> str | None:
         return None
     text = _TEXT.sub(r"\1", answer)
     text = _SIZES.sub("", _SAME_COMMAND.sub(r"\\", text))
-    text = _SPACES.sub("", text).replace(r"\$", "").replace("$", "").replace("−", "-")
+    text = _SPACES.sub("", text).replace(r"\$", "").replace("$", "").replace("−", "-").replace("{,}", ",")
     text = _DEGREES.sub("", text).rstrip(".")
     text = text.removesuffix(r"\%").removesuffix("%")
     text = _BARE_FRACTION.sub(r"\\frac{\1}{\2}", _ASSIGNED.sub("", text, count=1) if _assigns(text) else text)

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from open_r1.errors import UserError
+from open_r1.generation.openai_replies import Reply, contexts_in, json_of, read_reply
 
 PROBE_SECONDS = 12.0
 """How long a server that cannot be reached is asked again before that is said."""
@@ -25,7 +26,10 @@ LONGEST_WISH = 120.0
 """Seconds of a Retry-After header that are kept to."""
 
 _PASSING_CODES = frozenset({408, 409, 425, 429})
-_REFUSED_KEY = (401, 403)
+_REFUSED_KEY = 401
+_MAYBE_REFUSED_KEY = 403
+"""The key is refused, or what the prompt asks for: some servers say so of a prompt that their moderation stops."""
+
 _UNSENT_HEADERS = ("Lang", "Package-Version", "OS", "Arch", "Runtime", "Runtime-Version", "Async")
 """Of ``X-Stainless-…``: with them the library describes this machine to the server."""
 
@@ -50,19 +54,17 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Reply:
-    """A completion: its text, its length (None where the server does not say), and "stop" or "length"."""
-
-    text: str
-    tokens: int | None
-    finish_reason: str
-
-
-@dataclass(frozen=True)
 class Failure:
-    """A request that is given up, and why."""
+    """A request that is given up, and why.
+
+    Attributes:
+        refused: the server refuses this very request, and would again.
+        forbidden: it does so with a status that may also mean the key.
+    """
 
     reason: str
+    refused: bool = False
+    forbidden: bool = False
 
 
 class ChatClient:
@@ -75,7 +77,7 @@ class ChatClient:
         self._openai = openai
         self._client = openai.AsyncOpenAI(
             base_url=server.base_url,
-            api_key=server.api_key or "none",
+            api_key=_header_value(server),
             max_retries=0,  # counted here, where bad content is a failure too
             timeout=openai.Timeout(server.timeout, connect=min(CONNECT_SECONDS, server.timeout), pool=None),
             http_client=openai.DefaultAsyncHttpxClient(
@@ -101,16 +103,18 @@ class ChatClient:
 
         async def send() -> Reply:
             response = await self._client.chat.completions.with_raw_response.create(**body)
-            return read_reply(response.http_response.json())
+            return read_reply(json_of(response.http_response))
 
         failure = Failure("never sent")
         for attempt in range(self.server.retries + 1):
             result = await self._attempt(send)
             if not isinstance(result, _Refusal):
                 return result
-            failure = Failure(result.reason)
-            if result.code in _REFUSED_KEY:
-                raise UserError(_refused_key(self.server, result))
+            forbidden = result.code == _MAYBE_REFUSED_KEY
+            reason = f"{result.reason}: of the prompt, or of the key (--api_key_env)" if forbidden else result.reason
+            failure = Failure(reason, not result.passing, forbidden)
+            if result.code == _REFUSED_KEY:
+                raise UserError(refused_key(self.server, result.reason))
             if result.code == 404:
                 raise UserError(await self._not_found(result, body["model"]))
             if not result.passing:
@@ -135,9 +139,9 @@ class ChatClient:
         while True:
             result = await self._attempt(send, limit=max(deadline - loop.time(), 1.0))
             if not isinstance(result, _Refusal):
-                return _contexts(result)
-            if result.code in _REFUSED_KEY:
-                raise UserError(_refused_key(self.server, result))
+                return contexts_in(result)
+            if result.code in (_REFUSED_KEY, _MAYBE_REFUSED_KEY):
+                raise UserError(refused_key(self.server, result.reason))
             if result.code is not None and not result.passing:
                 return {}  # it is there, and has no such list
             if loop.time() + pause(attempt) > deadline:
@@ -170,6 +174,10 @@ class ChatClient:
             known = list(await self.models())
         except UserError:
             known = []
+        if model in known:
+            return (
+                f"{self.server.base_url} lists {model} and answers no chats ({refusal.reason}): is the address right?"
+            )
         hint = f"it serves {', '.join(known)}" if known else "is the name right, and does the address end with /v1?"
         return f"{self.server.base_url} does not know the model {model} ({refusal.reason}): {hint}"
 
@@ -193,28 +201,10 @@ class _Refusal:
         return self.code is None or self.code in _PASSING_CODES or self.code >= 500
 
 
-def read_reply(body: Any) -> Reply:
-    """The completion in the answer of a server.
-
-    Reasoning that the server has parted from the answer (``reasoning_content``, or ``reasoning``) is put back before it
-    as a ``<think>`` block; the block stays open where the answer was cut off in it.
-
-    Raises:
-        ValueError, LookupError, TypeError, AttributeError: it is not an answer of the protocol, or says that the server
-            broke off.
-    """
-    choice = body["choices"][0]
-    message, reason = choice["message"], choice.get("finish_reason")
-    if reason in ("abort", "error"):
-        raise ValueError(f"the server broke off (finish_reason {reason!r})")
-    content = message.get("content") or ""
-    if not isinstance(content, str):
-        content = "".join(part["text"] for part in content)
-    finish_reason = "length" if reason == "length" else "stop"
-    if reasoning := message.get("reasoning_content") or message.get("reasoning"):
-        closing = "" if finish_reason == "length" and not content else f"\n</think>\n\n{content.lstrip()}"
-        content = f"<think>\n{reasoning.strip()}{closing}"
-    return Reply(content, (body.get("usage") or {}).get("completion_tokens"), finish_reason)
+def refused_key(server: Server, reason: str) -> str:
+    """What to say where a server takes no requests from whoever sends them."""
+    what = "the key" if server.api_key else "requests without a key"
+    return f"{server.base_url} refuses {what} ({reason}): name the variable that holds it with --api_key_env"
 
 
 def pause(attempt: int) -> float:
@@ -230,18 +220,18 @@ def _library() -> Any:
     return openai
 
 
-def _contexts(listed: Any) -> dict[str, int | None]:
-    entries = listed.get("data") if isinstance(listed, Mapping) else None
-    return {
-        entry["id"]: entry.get("max_model_len") or entry.get("context_length")
-        for entry in entries or []
-        if isinstance(entry, Mapping) and "id" in entry
-    }
+def _header_value(server: Server) -> str:
+    """The key, without the line break that a file or a shell may have left at its end.
 
-
-def _refused_key(server: Server, refusal: _Refusal) -> str:
-    what = "the key" if server.api_key else "requests without a key"
-    return f"{server.base_url} refuses {what} ({refusal.reason}): name the variable that holds it with --api_key_env"
+    Raises:
+        UserError: it cannot be sent. The key itself is not repeated.
+    """
+    key = (server.api_key or "").strip()
+    if not all("!" <= character <= "~" for character in key):
+        raise UserError(
+            f"the key for {server.base_url} holds a space, a line break or a letter that is not ASCII: copy it anew"
+        )
+    return key or "none"
 
 
 def _wish(response: Any) -> float | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from open_r1.errors import UserError
-from open_r1.generation.openai_client import ChatClient, Failure, Reply, Server
+from open_r1.generation.openai_client import ChatClient, Failure, Reply, Server, refused_key
 
 UNREAD = 1024
 """Replies that wait for a slow consumer before no further request is sent."""
@@ -19,6 +20,10 @@ UNREAD = 1024
 GIVE_UP = 32
 """Requests in a row that fail for good after which the server is taken for dead: a live one that drops half of its
 connections never gets there."""
+
+GIVE_UP_REFUSED = 1024
+"""Refused requests in a row after which no more are sent. A live server refuses prompts that are too long, of which a
+sorted data set has many side by side; where a setting is refused, so is everything, and quickly."""
 
 POOL = 64
 """Connections that one client holds: its pool looks at all of them for every request."""
@@ -34,18 +39,29 @@ class RequestsFailed(UserError):  # noqa: N818 - a count, and no defect
         failed, total: how many, of how many.
         retries: how often each was sent again.
         last: why the last one failed.
+        refused: why, of those that the server refuses and would refuse again, by their places in what was asked.
     """
 
-    def __init__(self, failed: int, total: int, retries: int, last: str) -> None:
-        self.failed, self.total, self.retries, self.last = failed, total, retries, last
+    def __init__(
+        self, failed: int, total: int, retries: int, last: str, refused: Mapping[int, str] | None = None
+    ) -> None:
+        self.failed, self.total, self.retries, self.last, self.refused = failed, total, retries, last, refused or {}
         times = "retry" if retries == 1 else "retries"
-        super().__init__(f"{failed:,} of {total:,} requests failed after {retries} {times} (last: {last}); {_KEPT}")
+        line = f"{failed:,} of {total:,} requests failed after {retries} {times} (last: {last}); {_KEPT}"
+        if len(self.refused) == failed:
+            line = (
+                f"the server refuses {failed:,} of {total:,} requests (last: {last}), and would again: change what is "
+                "asked; what was drawn is kept"
+            )
+        super().__init__(line)
 
     @classmethod
     def together(cls, parts: Sequence[RequestsFailed]) -> RequestsFailed:
-        """The failures of several rounds as one."""
+        """The failures of several rounds as one, in which places have no meaning any more."""
         last = parts[-1]
-        return cls(sum(part.failed for part in parts), sum(part.total for part in parts), last.retries, last.last)
+        failed, total = sum(part.failed for part in parts), sum(part.total for part in parts)
+        refused = dict(enumerate(reason for part in parts for reason in part.refused.values()))
+        return cls(failed, total, last.retries, last.last, refused)
 
 
 def replies(server: Server, bodies: Iterable[Mapping[str, Any]], total: int) -> Iterator[tuple[int, Reply]]:
@@ -61,18 +77,19 @@ def replies(server: Server, bodies: Iterable[Mapping[str, Any]], total: int) -> 
     """
     exchange = _Exchange(server, bodies, total)
     exchange.start()
-    failures: list[Failure] = []
+    failures: dict[int, Failure] = {}
     try:
         while (result := exchange.next()) is not None:
             place, reply = result
             if isinstance(reply, Failure):
-                failures.append(reply)
+                failures[place] = reply
             else:
                 yield place, reply
     finally:
         exchange.stop()
     if failures:
-        raise RequestsFailed(len(failures), total, server.retries, failures[-1].reason)
+        refused = {place: failure.reason for place, failure in failures.items() if failure.refused}
+        raise RequestsFailed(len(failures), total, server.retries, list(failures.values())[-1].reason, refused)
 
 
 def listed_models(server: Server) -> dict[str, int | None]:
@@ -100,7 +117,7 @@ class _Exchange(threading.Thread):
         self._loop = asyncio.new_event_loop()
         self._main: asyncio.Task[None] | None = None
         self._unread = asyncio.Semaphore(UNREAD + server.concurrency)
-        self._failed_in_a_row = 0
+        self._in_a_row = Counter[str]()
         self._stopped = False
 
     def next(self) -> tuple[int, Reply | Failure] | None:
@@ -157,9 +174,21 @@ class _Exchange(threading.Thread):
             await self._unread.acquire()
             reply = await client.ask(body)
             self._results.put((place, reply))
-            self._failed_in_a_row = self._failed_in_a_row + 1 if isinstance(reply, Failure) else 0
-            if self._failed_in_a_row == GIVE_UP:
-                raise UserError(
-                    f"{self._server.base_url}: {GIVE_UP} requests in a row failed after {self._server.retries} retries "
-                    f"(last: {reply.reason}), so no more are sent; {_KEPT}"
-                )
+            if not isinstance(reply, Failure):
+                self._in_a_row.clear()
+            elif reason := self._reason_to_stop(reply):
+                raise UserError(reason)
+
+    def _reason_to_stop(self, failure: Failure) -> str | None:
+        """Counts a failure; what to say where so many came in a row that nothing else can be expected."""
+        kind = "forbidden" if failure.forbidden else "refused" if failure.refused else "failed"
+        self._in_a_row[kind] += 1
+        last = f"(last: {failure.reason}), so no more are sent; {_KEPT}"
+        if kind == "forbidden" and self._in_a_row[kind] == GIVE_UP:
+            return refused_key(self._server, failure.reason)
+        if kind == "refused" and self._in_a_row[kind] == GIVE_UP_REFUSED:
+            return f"{self._server.base_url}: {GIVE_UP_REFUSED:,} requests in a row were refused {last}"
+        if kind == "failed" and self._in_a_row[kind] == GIVE_UP:
+            retries = f"{self._server.retries} retries"
+            return f"{self._server.base_url}: {GIVE_UP} requests in a row failed after {retries} {last}"
+        return None

@@ -28,6 +28,7 @@ COVERED_ATTENTION = (
     "flex_attention",
     PACKED_ATTENTION,
 )
+CONFIG = "config.json"
 CONFIG_READER = str(Path("transformers", "configuration_utils.py"))
 
 
@@ -83,7 +84,7 @@ def load_model(
 
 def stored_dtype(name: str, revision: str | None = None, trust_remote_code: bool = False) -> torch.dtype:
     """The dtype in which a checkpoint says it is stored; float32 where it says nothing."""
-    with explained(name, "config.json"):
+    with explained(name, CONFIG):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     return getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None) or torch.float32
 
@@ -103,6 +104,11 @@ class explained:  # noqa: N801 - reads as a phrase: with explained(...)
             raise UserError(
                 f"{self.name}: the folder holds no {self.what} (no JSON files); is the checkpoint complete?"
             )
+        if self.what == CONFIG and (path / "adapter_config.json").is_file() and not (path / CONFIG).is_file():
+            raise UserError(
+                f"{self.name}: the folder holds adapters alone, and a whole model is needed; with --merge_lora true "
+                "the run that trains them writes one (of adapters that are there PEFT's merge_and_unload makes one)"
+            )
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -111,7 +117,7 @@ class explained:  # noqa: N801 - reads as a phrase: with explained(...)
             return
         reason = " ".join(str(error).split())[:300]
         if isinstance(error, (TypeError, AttributeError, RuntimeError, StrictDataclassError)):
-            if self.what == "config.json" or _passes(trace, CONFIG_READER):
+            if self.what == CONFIG or _passes(trace, CONFIG_READER):
                 said = "its config.json has a value that transformers does not take"
                 raise UserError(f"{self.name}: {said} [{reason}]") from error
             return

@@ -60,16 +60,26 @@ def decide(pipeline: Pipeline, stage: Stage, redone: Collection[str] = (), *, fo
         return replace(anew, reason=f"{', '.join(upstream)} is done anew")
     if manifest is not None:
         return _decide_done(anew, manifest, folder)
-    changed = made.difference(started["identity"]) if started and "identity" in started else "it was not made here"
+    recorded = (started or {}).get("identity")
+    changed = "it was not made here" if recorded is None else made.difference(recorded)
+    if changed and recorded and made.extends(recorded):
+        return _go_on(anew, f"stopped in the middle, and {changed}")
     if changed:
         return replace(anew, reason=f"stopped in the middle, and {changed}")
     if stage.kind == "script":
         return replace(anew, reason="stopped in the middle; a script starts anew", replaces=False)
-    return replace(anew, action=Action.RESUME, reason="stopped in the middle", replaces=False)
+    return _go_on(anew, "stopped in the middle")
+
+
+def _go_on(anew: Decision, reason: str) -> Decision:
+    return replace(anew, action=Action.RESUME, reason=reason, replaces=False)
 
 
 def _decide_done(anew: Decision, manifest: dict, folder: Path) -> Decision:
-    changed = anew.identity.difference(manifest.get("identity") or {})
+    recorded = manifest.get("identity") or {}
+    changed = anew.identity.difference(recorded)
+    if changed and anew.identity.extends(recorded):
+        return _go_on(anew, f"{changed}: draws what is missing")
     if changed:
         return replace(anew, reason=changed)
     lost = changed_output(folder, manifest.get("outputs") or {})

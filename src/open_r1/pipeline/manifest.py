@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from open_r1.files import read_json
+from open_r1.pipeline.no_matter import NO_MATTER
 from open_r1.pipeline.spec import Pipeline, Stage, fill
 
 STARTED = "stage.json"
@@ -24,8 +26,15 @@ MANIFEST = "manifest.json"
 CONFIG = "config.yaml"
 
 _CHUNK = 1 << 22
-_IGNORED_OUTPUTS = ("checkpoint-", ".")
+_IGNORED_OUTPUTS = ("checkpoint-", "superseded-checkpoint-", ".")
 """Checkpoints may be deleted to save disk; hidden files are nobody's result."""
+
+_FOR_PEOPLE = ("README.md", "model_card.md", "report.html")
+"""Edited before a model is published, or written anew: another size is no reason to train again."""
+
+
+_GROWING = {"limit": math.inf, "num_generations": 1}
+"""Of a stage that draws answers: how many, and what unset means."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +54,34 @@ class Identity:
     upstream: dict[str, str | None]
 
     def difference(self, recorded: Mapping[str, Any]) -> str | None:
-        """What differs from ``recorded`` (an identity as JSON), in a few words; None where nothing does."""
+        """What differs from ``recorded`` (an identity as JSON), in a few words; None where nothing does.
+
+        Settings in `NO_MATTER` may differ.
+        """
         for part in ("kind", "run", "launcher"):
             if recorded.get(part) != getattr(self, part):
                 return f"{part} changed"
         old = recorded.get("settings") or {}
-        changes = [_change(name, old, self.settings) for name in _different_keys(old, self.settings)]
+        different = [name for name in _different_keys(old, self.settings) if name not in NO_MATTER[self.kind]]
+        changes = [_change(name, old, self.settings) for name in different]
         changes = changes or [f"{name} changed" for name in _different_keys(recorded.get("inputs") or {}, self.inputs)]
         stale = _different_keys(recorded.get("upstream") or {}, self.upstream)
         changes = changes or [f"{name} was redone" for name in stale]
         more = f" and {len(changes) - 3} more" if len(changes) > 3 else ""
         return ", ".join(changes[:3]) + more or None
+
+    def extends(self, recorded: Mapping[str, Any]) -> bool:
+        """Whether it asks for all that ``recorded`` did and more, of a stage that goes on from what is there.
+
+        So drawing does: an answer depends on its prompt and its number, not on how many there are.
+        """
+        old = recorded.get("settings") or {}
+        for name, unset in _GROWING.items():
+            before, now = old.get(name) or unset, self.settings.get(name) or unset
+            if not isinstance(before, int | float) or not isinstance(now, int | float) or now < before:
+                return False
+        as_large = replace(self, settings=_without_sizes(self.settings))
+        return self.kind == "generate" and not as_large.difference({**recorded, "settings": _without_sizes(old)})
 
 
 @dataclass(frozen=True)
@@ -95,7 +121,10 @@ def identity(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any], seen
 
 
 def find_inputs(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -> list[str]:
-    """Files and folders that the stage names and that exist, but for those under its own folder or an upstream one."""
+    """Files and folders that the stage names and that exist, but for those under its own folder or an upstream one.
+
+    Of the person's own code (``mine.py:short`` or ``mine:short``) it is the file in which the name is looked up.
+    """
     by_name = {other.name: other for other in pipeline.stages}
     covered = [pipeline.folder(stage), *(pipeline.folder(by_name[name]) for name in stage.needs)]
     launcher = (stage.launcher or {}).get("config_file")
@@ -103,10 +132,21 @@ def find_inputs(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -
     found = set()
     for text in filter(None, named):
         name = text.split("=", 1)[-1]  # a task may be name=path
+        name = _own_code(name) or name
         path = Path(name)
         if _is_path(name) and not any(_is_inside(path, folder) for folder in covered):
             found.add(str(path))
     return sorted(found)
+
+
+def _own_code(target: str) -> str | None:
+    """The file of code that is named as `open_r1.own_code` takes it; None where it is no such name, or not here."""
+    place, _, name = target.rpartition(":")
+    if not name.isidentifier():
+        return None
+    stem = place.replace(".", os.sep)
+    files = (place,) if place.endswith(".py") else (f"{stem}.py", os.path.join(stem, "__init__.py"))
+    return next((file for file in files if _is_path(file)), None)
 
 
 def _is_path(name: str) -> bool:
@@ -128,9 +168,13 @@ def digest(path: Path) -> str:
 
 
 def _stamp(path: Path) -> str:
-    """Changes whenever a file is written, added, renamed or removed; costs no reading."""
+    """Changes whenever a file is written, added, renamed or removed; costs no reading.
+
+    The time is that of the last change, which nobody sets: ``cp -p`` and ``rsync -t`` give a file another's time of
+    modification.
+    """
     files = [path] if path.is_file() else sorted(_files(path))
-    states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    states = [(str(file), status.st_size, status.st_ctime_ns) for file in files for status in (file.stat(),)]
     return hashlib.blake2b(repr(states).encode(), digest_size=10).hexdigest()
 
 
@@ -150,10 +194,10 @@ def outputs_of(folder: Path) -> dict[str, int]:
 
 
 def changed_output(folder: Path, recorded: Mapping[str, int]) -> str | None:
-    """The first recorded file that is missing or has another size, or None."""
+    """The first recorded file that is missing or, unless it is there for people to read, has another size; or None."""
     for name, size in recorded.items():
         file = folder / name
-        if not file.is_file() or file.stat().st_size != size:
+        if not file.is_file() or (file.stat().st_size != size and name not in _FOR_PEOPLE):
             return name
     return None
 
@@ -178,6 +222,10 @@ def versions() -> dict[str, str]:
     except (OSError, subprocess.SubprocessError):
         pass  # not a checkout, or no git: the versions above say enough
     return found
+
+
+def _without_sizes(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in _GROWING}
 
 
 def _different_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -207,18 +255,19 @@ def _is_inside(path: Path, folder: Path) -> bool:
 
 
 def _files(folder: Path) -> Iterator[Path]:
+    """All in ``folder`` but what is hidden, links that lead nowhere, and what is no file."""
     for root, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__pycache__"]
-        yield from (Path(root, name) for name in names if not name.startswith("."))
+        yield from (path for path in (Path(root, name) for name in names if name[0] != ".") if path.is_file())
 
 
 def _digest_file(path: Path) -> str:
     status = path.stat()
-    return _digest_unchanged(path, status.st_size, status.st_mtime_ns)
+    return _digest_unchanged(path, status.st_size, status.st_ctime_ns)
 
 
 @cache
-def _digest_unchanged(path: Path, size: int, mtime_ns: int) -> str:
+def _digest_unchanged(path: Path, size: int, ctime_ns: int) -> str:
     """Keyed by size and time too, so that a file is read once a run, and again when it was rewritten."""
     total = hashlib.blake2b(digest_size=20)
     with path.open("rb") as file:

@@ -89,6 +89,7 @@ def _run_stage(pipeline: Pipeline, decision: Decision, console: Console, lock: i
         "command": command,
     }
     write_json(folder / STARTED, record)
+    (folder / MANIFEST).unlink(missing_ok=True)  # of a stage that goes on from fewer answers
     start = time.monotonic()
     ended = run_process(command, inherit=(lock,))
     record["seconds"] = round(record["seconds"] + time.monotonic() - start, 3)

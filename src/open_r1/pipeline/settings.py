@@ -12,7 +12,7 @@ from open_r1.config.sources import from_yaml
 from open_r1.errors import UserError
 from open_r1.pipeline.spec import Pipeline, Stage, fill
 
-_CLASSES: dict[str, type[config.Settings]] = {
+CLASSES: dict[str, type[config.Settings]] = {
     "sft": config.SFTConfig,
     "grpo": config.GRPOConfig,
     "generate": config.GenerateConfig,
@@ -37,7 +37,7 @@ def written_settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
     if stage.kind == "script":
         return dict(stage.settings)
     place = f"{pipeline.path}: stage {stage.name}"
-    names = names_of(_CLASSES[stage.kind]).canonical
+    names = names_of(CLASSES[stage.kind]).canonical
     own = _renamed(stage.settings, names, place)
     recipe: dict[str, Any] = {}
     if stage.config:
@@ -81,7 +81,7 @@ def check_stages(pipeline: Pipeline) -> None:
         launcher = (stage.launcher or {}).get("config_file")
         if launcher and not Path(launcher).is_file():
             raise UserError(f"{place}: launcher: there is no file {launcher}")
-        config.parse_mapping(_CLASSES[stage.kind], settings, where=place)
+        config.parse_mapping(CLASSES[stage.kind], settings, where=place)
         _check_sources(pipeline, settings, place)
 
 

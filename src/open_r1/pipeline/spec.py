@@ -7,6 +7,7 @@ Double braces and the text settings (prompts, templates) are left as they are.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -109,12 +110,15 @@ def read_pipeline(path: str | Path, *, seed: int | None = None, output_dir: str 
     for entry in entries:
         stages.append(_read_stage(entry, path, stages))
     checked = tuple(_with_needs(stage, stages, path) for stage in stages)
-    folder = Path(output_dir or str(data.get("output_dir") or f"runs/{name}"))
+    folder = Path(_from_home(output_dir or str(data.get("output_dir") or f"runs/{name}")))
     return Pipeline(path=path, name=name, seed=chosen_seed, output_dir=folder, stages=checked)
 
 
 def fill(value: Any, references: Mapping[str, Any]) -> Any:
-    """``value`` with its references filled in, at any depth; a string that is only ``{seed}`` becomes a number."""
+    """``value`` with its references filled in, at any depth; a string that is only ``{seed}`` becomes a number.
+
+    A leading ``~/`` is the home folder, as in the settings of the commands: no shell sees what is in a file.
+    """
     if isinstance(value, Mapping):
         return {key: item if key in TEXT_SETTINGS else fill(item, references) for key, item in value.items()}
     if isinstance(value, list):
@@ -124,7 +128,11 @@ def fill(value: Any, references: Mapping[str, Any]) -> Any:
     whole = _REFERENCE.fullmatch(value)
     if whole and whole[1] in references:
         return references[whole[1]]
-    return _REFERENCE.sub(lambda match: str(references.get(match[1], match[0])), value)
+    return _from_home(_REFERENCE.sub(lambda match: str(references.get(match[1], match[0])), value))
+
+
+def _from_home(text: str) -> str:
+    return os.path.expanduser(text) if text.startswith("~/") else text
 
 
 def references_in(value: Any) -> Iterable[str]:
@@ -189,7 +197,7 @@ def _read_stage(entry: Any, path: Path, earlier: list[Stage]) -> Stage:
         name=name,
         kind=kind,
         settings={str(key): value for key, value in settings.items()},
-        run=entry.get("run"),
+        run=_from_home(entry["run"]) if is_script else None,
         config=_optional_path(entry.get("config"), f"{place}: config"),
         launcher=_read_launcher(entry.get("launcher"), place),
     )
@@ -208,7 +216,7 @@ def _read_launcher(value: Any, place: str) -> dict[str, Any] | None:
     flags = {"config_file": value} if isinstance(value, str) else value
     if not isinstance(flags, dict):
         raise UserError(f"{place}: launcher must be the path of an Accelerate config, or a mapping of its flags")
-    return flags
+    return fill(flags, {})
 
 
 def _check_quoted(value: Any, place: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from open_r1.config import GRPOConfig
 from open_r1.generation.colocated_memory import cache_bytes_per_token
@@ -23,24 +24,36 @@ H200: 2.5 s); a served vLLM has a scheduler of its own (5.0 s).
 """
 
 
+def is_served(settings: GRPOConfig) -> bool:
+    """Whether completions are drawn on GPUs that do not train."""
+    return settings.use_vllm and settings.vllm_mode == "server"
+
+
 def drawing_seconds(
-    settings: GRPOConfig, shape: ModelShape, card: Card, width: int, rates: Sequence[Rate] = ()
+    settings: GRPOConfig, shape: ModelShape, card: Card, width: int, rates: Sequence[Rate] = (), processes: int = 1
 ) -> float:
-    """Seconds of an optimizer step in which one process draws its completions, all of full length.
+    """Seconds of an optimizer step in which its completions are drawn, all of full length.
+
+    Each process draws its own; a server draws those of all, on one card of this kind or as many as
+    ``vllm_server_devices`` names.
 
     Args:
         width: bytes of an element of weights and cache.
         rates: of ``open-r1 bench``; one of this engine on this kind of card corrects the formula by a factor.
+        processes: that train.
     """
+    served = is_served(settings)
     completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    completions *= processes if served else 1
     most = settings.vllm_max_num_seqs if settings.use_vllm else settings.generation_batch_size
     at_once = min(completions, most or MOST_SEQUENCES)
     cache = cache_bytes_per_token(shape.layers, shape.key_value, width) * longest_sequence(settings) / 2
     turns = math.ceil(completions / at_once) * settings.max_completion_length
     factor = measured_factor("vllm" if settings.use_vllm else "transformers", shape.parameters, card, rates)
-    served = settings.use_vllm and settings.vllm_mode == "server"
     a_sequence = A_SERVED_SEQUENCE if served else A_SEQUENCE
-    return factor * turns * step_seconds(shape.parameters, at_once, card, width, cache, a_sequence)
+    many = (settings.vllm_server_devices or "").count(",") + 1 if served else 1
+    whole = replace(card, bf16=card.bf16 and many * card.bf16, fp16=many * card.fp16, bandwidth=many * card.bandwidth)
+    return factor * turns * step_seconds(shape.parameters, at_once, whole, width, cache, a_sequence)
 
 
 def step_seconds(

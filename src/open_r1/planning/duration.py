@@ -17,7 +17,8 @@ from open_r1.config import GRPOConfig, SFTConfig
 from open_r1.machine.cards import find_card
 from open_r1.machine.rates import SPEED, Rate, sft_mfu
 from open_r1.model.memory import Workload
-from open_r1.planning.drawing import drawing_seconds
+from open_r1.planning.drawing import drawing_seconds, is_served
+from open_r1.planning.levers import PAGED_BYTES
 from open_r1.planning.memory import StepMemory
 from open_r1.planning.refusals import computes_in_bf16
 from open_r1.planning.situation import Data, Machine, Model
@@ -50,18 +51,25 @@ class Duration:
 
     Attributes:
         training, drawing: seconds.
-        tokens_per_second: trained, of all GPUs.
+        tokens: of a step, of all GPUs.
         source: in words.
+        overlaps: whether other GPUs draw for the next step while these train.
     """
 
     training: float
     drawing: float
-    tokens_per_second: float
+    tokens: float
     source: str
+    overlaps: bool = False
 
     @property
     def step(self) -> float:
-        return self.training + self.drawing
+        return max(self.training, self.drawing) if self.overlaps else self.training + self.drawing
+
+    @property
+    def tokens_per_second(self) -> float:
+        """As a run tells it: drawing counts."""
+        return self.tokens / self.step
 
 
 def flops_per_token(model: Model, work: Workload, attended: float) -> float:
@@ -120,11 +128,12 @@ def step_duration(
     tokens = step_tokens(settings, machine)
     computed = tokens - repeated_prompts(settings) if grpo else tokens
     training = computed / machine.gpus / rate + _moving_state(settings, model, work)
-    drawing = 0.0
-    if grpo:
-        drawing = drawing_seconds(settings, model.shape, machine.card, work.compute_dtype.itemsize, rates)
-        drawing /= settings.num_iterations  # steps that the same rollouts are good for
-    return Duration(training, drawing, tokens / training, source)
+    if not grpo:
+        return Duration(training, 0.0, tokens, source)
+    width = work.compute_dtype.itemsize
+    drawing = drawing_seconds(settings, model.shape, machine.card, width, rates, machine.gpus)
+    drawing /= settings.num_iterations  # steps that the same rollouts are good for
+    return Duration(training, drawing, tokens, source, overlaps=is_served(settings) and bool(settings.async_steps))
 
 
 def seconds_of_step(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine, memory: StepMemory) -> float:
@@ -170,6 +179,6 @@ def share_of_peak(hidden: int) -> float:
 
 def _moving_state(settings: SFTConfig | GRPOConfig, model: Model, work: Workload) -> float:
     """Seconds in which a paged optimizer's state goes to the device and back, in each step."""
-    a_parameter = {"paged_adamw_8bit": 4.0, "paged_adamw_32bit": 10.0}.get(settings.optim, 0.0)
+    a_parameter = PAGED_BYTES.get(settings.optim, 0)
     trained = model.shape.parameters if work.adapters is None else work.adapters
     return 2 * a_parameter * trained / HOST_LINK

@@ -7,7 +7,7 @@ the result the same, to rounding, are the ones that a run may pull by itself.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from open_r1.config import GRPOConfig, SFTConfig
@@ -24,8 +24,12 @@ ADAPTERS = 2.0
 """Penalty of training adapters: what trains all weights goes before, unless it takes two or three times as long."""
 ENGINE, LENGTH = "engine", "length"
 """Families that are the last resort: what draws, and then the data."""
-DRAWN_AT_ONCE = (256, 64, 16)
+PAGED_BYTES = {"paged_adamw_8bit": 4, "paged_adamw_32bit": 10}
+"""Of a parameter's state in the host's memory."""
+DRAWN_AT_ONCE = (256, 64, 16, 4)
 """Completions that transformers draws side by side, as they are proposed."""
+TURNS = 0.07
+"""By which a step is longer whose completions are drawn before it, not while the one before trains (docs/grpo.md)."""
 BATCH, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 
 
@@ -57,7 +61,7 @@ def axes(
     yield list(_grpo(settings)) if isinstance(settings, GRPOConfig) else list(_micro_batch(settings))
     if same_result:
         return
-    yield list(_weights(settings, machine))
+    yield list(_weights(settings, model, machine))
     yield list(_launchers(settings, machine))
     yield list(_shorter(settings))
 
@@ -86,29 +90,58 @@ def _micro_batch(settings: SFTConfig) -> Iterator[Lever]:
 
 def _grpo(settings: GRPOConfig) -> Iterator[Lever]:
     yield Lever()
-    completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     if settings.pack_length:
         yield Lever((("pack_length", None),), says="packs of the size that fits")
-    if settings.use_vllm and settings.vllm_mode == "colocate" and not settings.async_steps:
-        sleeps = (("vllm_enable_sleep_mode", True),)
-        for sequences in (256, 128, 64):
-            if sequences < min(completions, settings.vllm_max_num_seqs or MOST_SEQUENCES):
-                changes = (*sleeps, ("vllm_max_num_seqs", sequences))
-                yield Lever(changes, says=f"{sequences} completions at once, vLLM asleep meanwhile", slower=0.02)
-        if not settings.vllm_enable_sleep_mode:
-            yield Lever(sleeps, says="vLLM sleeps while the policy trains", slower=0.02)
-        for size in DRAWN_AT_ONCE:  # the weights are then there once
-            if size < completions:
-                changes = (("use_vllm", False), ("generation_batch_size", size))
-                says = "transformers draws instead of vLLM, more slowly than is reckoned here"
-                yield Lever(changes, family=ENGINE, says=says)
-    elif not settings.use_vllm:
+    if settings.use_vllm and settings.vllm_mode == "server":
+        return
+    if not settings.async_steps:
+        yield from _drawing(settings)
+        return
+    # An engine that draws while the policy trains can neither sleep nor share weights with it.
+    says = "drawing and training take turns (async_steps 0)"
+    in_turn = Lever((("async_steps", 0),), family="in turn", says=says, slower=TURNS)
+    yield in_turn
+    for lever in _drawing(replace(settings, async_steps=0)):
+        yield replace(
+            lever,
+            settings=(*in_turn.settings, *lever.settings),
+            family=lever.family or in_turn.family,
+            says=f"{says}; {lever.says}",
+            slower=lever.slower + TURNS,
+        )
+
+
+def _drawing(settings: GRPOConfig) -> Iterator[Lever]:
+    """Fewer completions at once, an engine that sleeps, another engine; in turn with training."""
+    completions = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    if not settings.use_vllm:
         for size in DRAWN_AT_ONCE:
             if size < min(completions, settings.generation_batch_size or completions):
                 yield Lever((("generation_batch_size", size),), says=f"{size} completions at once")
+        return
+    sleeps = (("vllm_enable_sleep_mode", True),)
+    for sequences in (256, 128, 64):
+        if sequences < min(completions, settings.vllm_max_num_seqs or MOST_SEQUENCES):
+            changes = (*sleeps, ("vllm_max_num_seqs", sequences))
+            yield Lever(changes, says=f"{sequences} completions at once, vLLM asleep meanwhile", slower=0.02)
+    if not settings.vllm_enable_sleep_mode:
+        yield Lever(sleeps, says="vLLM sleeps while the policy trains", slower=0.02)
+    says = "transformers draws instead of vLLM, more slowly than is reckoned here"
+    engine = (("use_vllm", False),)  # the weights are then there once
+    if completions <= DRAWN_AT_ONCE[0]:
+        yield Lever(engine, family=ENGINE, says=says)
+    for size in DRAWN_AT_ONCE:
+        if size < completions:
+            yield Lever((*engine, ("generation_batch_size", size)), family=ENGINE, says=says)
 
 
-def _weights(settings: SFTConfig | GRPOConfig, machine: Machine) -> Iterator[Lever]:
+def _host_memory(optimizer: str, model: Model, machine: Machine) -> str:
+    """What a paged optimizer may take on each host: PyTorch rounds page-locked tensors up to powers of two."""
+    size = 2 * PAGED_BYTES[optimizer] * model.shape.parameters * machine.gpus // machine.nodes
+    return f"in the host's memory (up to {size / 1e9:.0f} GB of it)"
+
+
+def _weights(settings: SFTConfig | GRPOConfig, model: Model, machine: Machine) -> Iterator[Lever]:
     """What trains, in which dtype, by which optimizer."""
     yield Lever()
     compute = () if settings.bf16 or settings.fp16 or settings.torch_dtype == "bfloat16" else (("bf16", True),)
@@ -121,19 +154,23 @@ def _weights(settings: SFTConfig | GRPOConfig, machine: Machine) -> Iterator[Lev
         for name, penalty, says in (
             ("adamw_split", 0.03, "bf16 weights, with the bits they leave out beside them"),
             ("adamw_8bit", 0.10, "bf16 weights, moments of the optimizer in a byte"),
-            ("paged_adamw_8bit", 0.35, "bf16 weights, 8-bit moments in the host's memory"),
-            ("paged_adamw_32bit", 0.40, "bf16 weights, the optimizer's state in the host's memory"),
+            ("paged_adamw_8bit", 0.35, "bf16 weights, 8-bit moments"),
+            ("paged_adamw_32bit", 0.40, "bf16 weights, the optimizer's state"),
         ):
             if settings.optim != name:
+                says += f" {_host_memory(name, model, machine)}" if name in PAGED_BYTES else ""
                 changes = (("torch_dtype", "bfloat16"), ("optim", name))
                 yield Lever(changes, penalty=penalty, family="optimizer", says=says)
     plain = () if settings.optim in TORCH_OPTIMIZERS else (("optim", TORCH_OPTIMIZERS[0]),)
     rate = () if settings.learning_rate >= 1e-4 or isinstance(settings, GRPOConfig) else (("learning_rate", 1e-4),)
+    frozen = (("torch_dtype", "bfloat16"),) if settings.torch_dtype == "float32" and bf16 else ()
+    if settings.use_peft and frozen:
+        yield Lever(frozen, penalty=0.01, family="frozen weights", says="frozen weights in bf16")
     if not settings.use_peft:
-        lora = (("use_peft", True), *compute, *plain, *rate)
+        lora = (("use_peft", True), *frozen, *compute, *plain, *rate)
         yield Lever(lora, penalty=ADAPTERS, family="adapters", says="adapters (LoRA) instead of all weights")
     if not settings.load_in_4bit and not settings.load_in_8bit and machine.shards == (1, 1, 1):
-        qlora = (("use_peft", True), ("load_in_4bit", True), *compute, *plain, *rate)
+        qlora = (("use_peft", True), ("load_in_4bit", True), *frozen, *compute, *plain, *rate)
         yield Lever(
             qlora,
             penalty=1.15 * (1 + ADAPTERS) - 1,

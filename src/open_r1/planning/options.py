@@ -90,6 +90,8 @@ def options(
     best = seconds_of_step(settings, model, machine, _unhindered(settings, model, machine))
     found = []
     for levers in product(*axes(settings, model, machine, same_result=same_result)):
+        if same_result and any(lever.family for lever in levers):
+            continue
         option = _pull(settings, model, machine, levers, best)
         if option is not None and option.memory.verdict in verdicts:
             found.append(option)
@@ -128,6 +130,7 @@ def _pull(
         if name == ACCUMULATION and name in changes:
             value = changes[name] * value // getattr(settings, name)
         changes[name] = value
+    changes = {name: value for name, value in changes.items() if value != getattr(settings, name)}
     launcher = next((lever.launcher for lever in levers if lever.launcher), machine.launcher)
     machine = replace(machine, launcher=launcher)
     try:

@@ -139,7 +139,8 @@ def _length(settings: SFTConfig | GRPOConfig, machine: Machine, data: Data) -> t
     if isinstance(settings, GRPOConfig):
         steps = settings.max_steps if settings.max_steps > 0 else None
         if steps is None and data.rows is not None:
-            epoch = data.rows * settings.num_iterations / settings.prompts_per_step
+            apart = settings.eval_holdout if settings.eval_strategy != "no" else 0
+            epoch = max(0, data.rows - apart) * settings.num_iterations / settings.prompts_per_step
             steps = steps_of(settings.num_train_epochs, epoch)
         return steps, None if steps is None else steps * a_step
     packs_a_step = a_step // settings.max_length

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 
 from open_r1.config import GRPOConfig, ModelConfig, SFTConfig
 from open_r1.config.plan import NO_DATA, PlanGRPOConfig, PlanSFTConfig
+from open_r1.data.mixture import load_mixture
 from open_r1.data.sft_rows import find_sft_columns, load_sft_rows
 from open_r1.data.sources import is_path, load_rows
 from open_r1.data.tokens import sample_lengths
@@ -72,7 +73,8 @@ def read_machine(config: PlanSFTConfig | PlanGRPOConfig, rates: Sequence[Rate] =
     else:
         found = Machine.of_card(find_card(config.gpu))
     visible = torch.cuda.device_count() if config.gpu is None else 1
-    gpus = (config.gpus or processes or max(1, visible)) * config.nodes
+    # A launcher file counts the processes of all nodes.
+    gpus = processes if processes and not config.gpus else (config.gpus or max(1, visible)) * config.nodes
     launcher = config.launcher or launched or ("ddp" if gpus > 1 else "none")
     if gpus > 1 and launcher == "none":
         raise UserError(
@@ -143,10 +145,11 @@ def read_data(config: PlanSFTConfig | PlanGRPOConfig) -> Data:
     size = size_flag(config)
     if config.dataset_name == NO_DATA:
         return Data(config.rows, None, None, f"no data set is given: add --dataset_name, or {size}")
-    here = config.dataset_name is not None and (
-        is_path(config.dataset_name) or Path(config.dataset_name).expanduser().exists()
-    )
-    if not here:  # on the hub: even a sample would be a download of hundreds of megabytes
+    mixture = config.dataset_mixture
+    names = [config.dataset_name] if mixture is None else [entry.id for entry in mixture.datasets]
+    if not all(
+        is_path(name) or Path(name).expanduser().exists() for name in names
+    ):  # on the hub: even a sample would be a download of hundreds of megabytes
         return Data(config.rows, None, None, f"{config.dataset_name or 'the mixture'} is not read: give {size}")
     return _sft_data(config) if isinstance(config, SFTConfig) else _grpo_data(config)
 
@@ -160,5 +163,8 @@ def _sft_data(config: PlanSFTConfig) -> Data:
 
 
 def _grpo_data(config: GRPOConfig) -> Data:
-    rows = load_rows(config.dataset_name, config.dataset_config, config.dataset_train_split)
+    if config.dataset_mixture is not None:
+        rows = load_mixture(config.dataset_mixture)["train"]
+    else:
+        rows = load_rows(config.dataset_name, config.dataset_config, config.dataset_train_split)
     return Data(config.rows or len(rows), None, None, "rows counted")

@@ -24,7 +24,7 @@ GB = 1e9
 NAME = 16
 """Columns of the names at the left."""
 SIZE = 9
-FLAGS = 76
+FLAGS = 72
 """Columns of a line of flags."""
 
 
@@ -55,7 +55,8 @@ def _facts(plan: Plan) -> Iterator[tuple[str, str]]:
     held = f"{work.bits}-bit" if work.bits else weights
     yield "model", f"{_short(plan.model.shape.parameters)} parameters, {trained}; {held} weights, {compute} compute"
     if isinstance(settings, GRPOConfig):
-        each = f"{settings.prompts_per_step} prompts × {settings.num_generations} completions"
+        prompts = "1 prompt" if settings.prompts_per_step == 1 else f"{settings.prompts_per_step} prompts"
+        each = f"{prompts} × {settings.num_generations} completions"
         yield "batch", f"{each}, each of up to {longest_sequence(settings):,} tokens with its prompt"
     else:
         batch, steps = settings.per_device_train_batch_size, settings.gradient_accumulation_steps
@@ -144,7 +145,7 @@ def _option(plan: Plan, option: Option, place: int) -> Iterator[Text]:
     if "launcher" in option.families:
         program = "grpo" if isinstance(plan.settings, GRPOConfig) else "sft"
         file = f"recipes/accelerate_configs/{option.machine.launcher}.yaml"
-        lines = [f"accelerate launch --config_file {file} src/open_r1/{program}.py", "…", *lines]
+        lines = [f"accelerate launch --config_file {file}", f"src/open_r1/{program}.py …", *lines]
     yield Text("      " + " \\\n      ".join(lines), style="cyan")
 
 
@@ -178,7 +179,8 @@ def _cost(plan: Plan) -> Iterator[tuple[str, str]]:
 
 def _time(plan: Plan) -> str:
     duration = plan.duration
-    parts = f" ({duration.drawing:.1f} of it drawing)" if duration.drawing else ""
+    drawn = "s of drawing beside it" if duration.overlaps else "of it drawing"
+    parts = f" ({duration.drawing:.1f} {drawn})" if duration.drawing else ""
     said = f"{duration.step:.1f} s a step{parts}, {number(duration.tokens_per_second)} tokens/s"
     if plan.hours is not None:
         said = f"about {_hours(plan.hours)}; {said}"

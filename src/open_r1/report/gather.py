@@ -16,7 +16,8 @@ class StageRecord:
     """A stage's folder.
 
     Attributes:
-        manifest: as the pipeline wrote it; empty for a folder that no pipeline made.
+        seconds: that it took; of a single evaluation, those of its tasks. None where nothing tells.
+        manifest: as the pipeline wrote it; of a folder that no pipeline made its settings, where they are known.
         curves: of its ``metrics.jsonl``.
         tasks: of its ``results.json``, one record a task; shares are fractions of 1.
         alarms: of its ``alarms.jsonl``: ``step``, ``alarm`` or ``rule``, ``metric`` and ``text`` each.
@@ -66,15 +67,20 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def _read_stage(folder: Path, name: str, kind: str, seconds: float | None = None) -> StageRecord:
-    settings = read_json(folder / "settings.json")
+    results = read_json(folder / "results.json") or {}
+    tasks = results.get("tasks") or []
+    settings = read_json(folder / "settings.json") or results.get("settings")
+    curves = read_curves(folder / "metrics.jsonl")
+    if seconds is None and not curves:
+        seconds = sum(task.get("seconds") or 0 for task in tasks) or None
     return StageRecord(
         name=name,
         kind=kind,
         folder=folder,
         seconds=seconds,
         manifest=read_json(folder / "manifest.json") or ({"settings": settings} if settings else {}),
-        curves=read_curves(folder / "metrics.jsonl"),
-        tasks=(read_json(folder / "results.json") or {}).get("tasks") or [],
+        curves=curves,
+        tasks=tasks,
         alarms=_read_alarms(folder / "alarms.jsonl"),
     )
 

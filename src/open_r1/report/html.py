@@ -124,7 +124,8 @@ def _stage_table(run: RunRecord) -> Markup | None:
     longest = max((stage.seconds or 0 for stage in run.stages), default=0) or 1
     rows = []
     for number, stage in enumerate(run.stages, start=1):
-        link = element("a", stage.name, href=f"#{'stage' if stage.curves else 'settings'}-{number}")
+        place = "stage" if stage.curves else "settings" if stage.manifest else None
+        link = element("a", stage.name, href=f"#{place}-{number}") if place else element("span", stage.name)
         share = 100 * (stage.seconds or 0) / longest
         time = [
             element("td", clock(stage.seconds) if stage.seconds is not None else "–", class_="plain"),

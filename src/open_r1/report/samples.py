@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from open_r1.files import folder_name
@@ -107,7 +108,11 @@ def training_samples(folder: Path, count: int = 3) -> list[dict[str, Any]]:
 
 def _generations(folder: Path, task: str) -> Path | None:
     path = folder / folder_name(task) / "generations.parquet"
-    return path if path.is_file() else None
+    try:
+        pq.read_schema(path)
+    except (pa.ArrowException, OSError):  # it is gone, or cut short: a page without samples is better than none
+        return None
+    return path
 
 
 def _verdicts(path: Path) -> Verdicts:

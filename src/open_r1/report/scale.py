@@ -10,6 +10,8 @@ Point = tuple[float, float]
 Form = Callable[..., str]
 """Writes a value, in ``digits`` significant digits if that is given."""
 
+_UNITS = ((1e3, "k"), (1e6, "M"), (1e9, "B"), (1e12, "T"))
+
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round values that enclose [low, high], about ``count`` of them, steps of 1, 2, 2.5 or 5 times a power of ten."""
@@ -34,20 +36,23 @@ def domain(values: Sequence[float]) -> tuple[float, float]:
 
 
 def short(value: float, digits: int = 3) -> str:
-    """A number in few characters: ``0.0312``, ``1.5e-5``, ``1,234``, ``12.3k``, ``1.2M``."""
+    """A number in few characters: ``0.0312``, ``1.5e-5``, ``1,234``, ``12.3k``, ``1.2M``, ``2.77B``."""
     size = abs(value)
     if size == 0:
         return "0"
-    if size >= 1e6:
-        return f"{value / 1e6:.{digits}g}M"
-    if size >= 1e4:
-        return f"{value / 1e3:.{digits}g}k"
-    if size >= 1e3:
-        return f"{value:,.0f}"
     if size < 1e-3:
         mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{int(exponent)}"
-    return f"{value:.{digits}g}"
+    text = f"{value:.{digits}g}"
+    if size < 1e3 and "e" not in text:  # as in 999.7, which is 1e+03
+        return text
+    if size < 1e4:
+        return f"{value:,.0f}"
+    for unit, letter in _UNITS:
+        text = f"{value / unit:.{digits}g}{letter}"
+        if size < 1000 * unit and "e" not in text:
+            break
+    return text
 
 
 def share(value: float, digits: int = 3) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -117,7 +118,12 @@ def _facts(curves: Curves) -> Markup:
             first, last = first_and_last(curves[name])
             parts += [f" · {said} ", element("b", f"{short(first)} → {short(last)}")]
     if "tokens" in curves:
-        parts += [" · ", element("b", short(sum(value for _, value in curves["tokens"]))), " tokens"]
+        logged = [
+            value for _, value in curves["tokens"]
+        ]  # each of one step, and of some steps where not all are logged
+        about = len(logged) < steps
+        total = sum(logged) * (steps / len(logged) if about else 1)
+        parts += [" · about " if about else " · ", element("b", short(total)), " tokens"]
     return element("p", parts, class_="facts")
 
 
@@ -156,10 +162,20 @@ def _problem(problem: Problem, several: bool) -> Markup:
             element("span", element("b", f"Problem {problem.index}"), element("span", f" · {outcome}", class_="soft")),
             element("span", element("span", "right answer ", class_="soft"), element("b", problem.gold)),
         ),
-        element("pre", shown_text(problem.prompt), class_="prompt"),
+        element("pre", shown_text(_asked(problem.prompt)), class_="prompt"),
         element("div", [_answer(answer) for answer in problem.answers], class_="answers"),
         class_="problem",
     )
+
+
+def _asked(prompt: str) -> str:
+    """A prompt as it was written, where a served model's is kept as the JSON of its messages."""
+    if not prompt.startswith('[{"role": '):
+        return prompt
+    try:
+        return _text(json.loads(prompt))
+    except ValueError:
+        return prompt
 
 
 def _answer(answer: Answer) -> Markup:

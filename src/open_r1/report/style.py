@@ -187,6 +187,8 @@ footer {
   .rung { grid-template-columns: 1fr auto; }
   .rung .track, .rung .axis { grid-column: 1 / -1; grid-row: 2; }
   .track { height: 28px; }
+  .axis span:first-child { transform: none; }
+  .axis span:last-child { transform: translateX(-100%); }
   td, th { padding-left: 14px; }
   td.bar, td.text, th.text { display: none; }
 }

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from open_r1.rewards.code_tests import Clock, TestResult, run_within
+from open_r1.rewards.judging import NoRewardError
 from open_r1.sandbox.program import Limits, Outcome, Program, Sandbox
 
 CHECKER_LIMITS = Limits(
@@ -60,17 +61,28 @@ def check_output(
 
     Returns:
         The test's result; None where the sandbox failed.
+
+    Raises:
+        NoRewardError: the checker scores neither this output nor the expected one: it is broken.
     """
-    files = dict(zip(_ARGUMENTS, (stdin, expected, printed), strict=True))
-    program = replace(checker, files={**checker.files, **files})
-    outcome = run_within(sandbox, program, "", CHECKER_LIMITS, clock)
+    outcome = _checked(sandbox, checker, clock, stdin, expected, printed)
     if not isinstance(outcome, Outcome):
         return outcome
     score = _score(outcome.stdout)
-    if score is None:
-        reason = (outcome.stderr.rstrip().rpartition("\n")[2] or outcome.status)[:200]
-        return TestResult(False, "wrong_answer", f"its checker gave no score: {reason}")
-    return TestResult(score > 0, "ok" if score > 0 else "wrong_answer", f"the checker gives {score:g}", score)
+    if score is not None:
+        return TestResult(score > 0, "ok" if score > 0 else "wrong_answer", f"the checker gives {score:g}", score)
+    reason = (outcome.stderr.rstrip().rpartition("\n")[2] or outcome.status)[:200]
+    again = _checked(sandbox, checker, clock, stdin, expected, expected) if printed != expected else outcome
+    if isinstance(again, Outcome) and _score(again.stdout) is None:
+        raise NoRewardError(f"the problem's checker gives no score, not even to the expected output: {reason}")
+    return TestResult(False, "wrong_answer", f"its checker gave no score: {reason}") if again is not None else None
+
+
+def _checked(
+    sandbox: Sandbox, checker: Program, clock: Clock, stdin: str, expected: str, printed: str
+) -> Outcome | TestResult | None:
+    files = dict(zip(_ARGUMENTS, (stdin, expected, printed), strict=True))
+    return run_within(sandbox, replace(checker, files={**checker.files, **files}), "", CHECKER_LIMITS, clock)
 
 
 def _score(stdout: str) -> float | None:

@@ -7,7 +7,7 @@ from functools import partial, update_wrapper
 from typing import Any
 
 from open_r1.rewards.call import reads
-from open_r1.rewards.code_block import find_code, language_names
+from open_r1.rewards.code_block import find_code, language_names, sandbox_language
 from open_r1.rewards.code_rows import read_verification_info, same_as_in_data
 from open_r1.rewards.code_sandbox import shared_sandbox
 from open_r1.rewards.code_tests import run_tests
@@ -71,7 +71,13 @@ def code_reward(
         if not source:
             return 0.0
         results = run_tests(
-            sandbox, source, language, tests, TEST_LIMITS, budget_seconds=BUDGET_SECONDS, same_value=same_as_in_data
+            sandbox,
+            source,
+            sandbox_language(language),
+            tests,
+            TEST_LIMITS,
+            budget_seconds=BUDGET_SECONDS,
+            same_value=same_as_in_data,
         )
         if None in results:
             raise NoRewardError(f"the {provider_type} sandbox failed on {results.count(None)} of {len(results)} tests")

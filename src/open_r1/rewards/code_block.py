@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 _SAME = (
-    {"python", "python3", "py"},
-    {"cpp", "c++", "cc", "cxx", "c++17"},
+    {"python", "python3", "python 3", "py", "pypy", "pypy3", "pypy 3"},
+    {"cpp", "c++", "cc", "cxx", "c++11", "c++14", "c++17"},
     {"javascript", "js"},
     {"bash", "sh", "shell"},
 )
+_KNOWN_AS = ("python", "cpp", "javascript", "bash")
 
 
 def find_code(text: str, language: str) -> str:
@@ -30,6 +31,12 @@ def language_names(language: str) -> set[str]:
     """All names of a language that is known by several, in lower case."""
     name = language.strip().lower()
     return next((names for names in _SAME if name in names), {name})
+
+
+def sandbox_language(language: str) -> str:
+    """The name under which sandboxes know a language (``cpp`` for ``c++17``); its own where it has no other."""
+    names = language_names(language)
+    return next((known for known in _KNOWN_AS if known in names), language)
 
 
 def _opening(language: str) -> re.Pattern[str]:

@@ -123,7 +123,8 @@ def run_tests(
     def judge(batch: Sequence[TestCase]) -> list[TestResult | None]:
         if batch[0].fn_name is not None:
             return _run_calls(sandbox, source, language, batch, limits, clock, same_value)
-        outcome = run_within(sandbox, Program(source, language), batch[0].stdin, limits, clock)
+        room = replace(limits, output_bytes=max(limits.output_bytes, 4 * len(batch[0].stdout)))
+        outcome = run_within(sandbox, Program(source, language), batch[0].stdin, room, clock)
         if isinstance(outcome, Outcome):
             return [judge_output(outcome, lambda printed: same_output(printed, batch[0].stdout))]
         return [outcome]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from open_r1.rewards.call import reads
 from open_r1.rewards.checkers import check_output, python_checker
 from open_r1.rewards.code import MARGIN_SECONDS, set_up
-from open_r1.rewards.code_block import find_code, language_names
+from open_r1.rewards.code_block import find_code, language_names, sandbox_language
 from open_r1.rewards.code_sandbox import shared_sandbox
 from open_r1.rewards.code_tests import Clock, TestResult, judge_output, run_batches, run_within
 from open_r1.rewards.compare_output import outputs_match
@@ -40,6 +40,7 @@ ScoringMode = Literal["pass_fail", "partial", "weighted_sum"]
     "time_limit",
     "memory_limit",
     "input_mode",
+    "interaction_format",
     "language",
 )
 def cf_code_reward(
@@ -69,11 +70,12 @@ def cf_code_reward(
         default_language: of rows without ``language``.
         e2b_router_url, morph_router_url: a router of that provider's sandboxes.
         kwargs: the columns of open-r1/codeforces: ``official_tests, time_limit`` (seconds), ``memory_limit`` (MB), and
-            where they are there ``id, language, input_mode, generated_checker, generated_tests``. Generated tests
-            are added where the variable CF_TESTS_FOLDER names their folder.
+            where they are there ``id, language, input_mode, interaction_format, generated_checker,
+            generated_tests``. Generated tests are added where the variable CF_TESTS_FOLDER names their folder.
 
     Returns:
-        None where there are no tests, or where the sandbox failed.
+        None where there are no tests, where the problem is interactive or its checker broken, or where the sandbox
+        failed.
 
     Raises:
         NoRewardError: tests cannot be read, or the sandbox failed, for all of them.
@@ -90,6 +92,8 @@ def cf_code_reward(
         tests = _tests(row)
         if not tests:
             return None
+        if row.get("interaction_format"):
+            raise NoRewardError(f"Codeforces {row.get('id')} is interactive: nothing here talks to the program")
         language = row.get("language") or default_language
         code = find_code(text, language)
         if not code:
@@ -128,7 +132,7 @@ def _run(
     stops: bool,
 ) -> list[TestResult | None]:
     clock, limits = Clock(BUDGET_SECONDS), _limits(row)
-    plain = Program(code, "cpp" if "cpp" in language_names(language) else language)
+    plain = Program(code, sandbox_language(language))
     checker = python_checker(row["generated_checker"]) if row.get("generated_checker") else None
 
     def judge(batch: Sequence[tuple[str, str]]) -> list[TestResult | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from open_r1.rewards.digit_groups import as_fractions, join_digit_groups, without_exponents
+from open_r1.rewards.notation import as_latex, plain_minus, without_ties
 
 MAX_ANSWER_CHARS = 4096
 """A longer answer is not read: no gold answer is near it, and parsing time grows faster than length."""
@@ -21,6 +22,10 @@ MAX_BOXES_TRIED = 16
 
 _BOX = re.compile(r"\\boxed\s*\{")
 _BOLD_BOX = re.compile(r"\\boxed\{\\(?:mathbf|boldsymbol|bm)\s*\{")
+_OPTION = re.compile(
+    r"\\boxed\s*\{\s*(?:\\(?:text(?:bf)?|math(?:bf|rm)|mbox)\s*\{\s*)?(?:\(\s*)?([A-J])\s*\}?\s*[).]\s*\}?"
+    r"(?:\\[ ,;:]|\\q?quad|[\s~:])*(?=[^\s}])"
+)
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:\$|\\\)|\\\])?\s*(?:,?\s*(?:and|or)|,?\s*\\text\{,?\s*(?:and|or)\s*\}|,)\s*(?:\$|\\\(|\\\[)?\s*"
@@ -80,6 +85,12 @@ def last_boxes(text: str) -> str | None:
     return r"\boxed{" + ", ".join(reversed(found)) + "}" if found else None
 
 
+def option(text: str) -> str | None:
+    r"""The letter before the value in the last box, as in ``\boxed{\textbf{(C)}\ 5}`` or ``C) 5``; None for none."""
+    found = _OPTION.match(last_boxes(text) or "")
+    return found and found[1]
+
+
 def _box_content(text: str, at: int) -> tuple[str | None, int]:
     r"""Returns the content of the ``\boxed{…}`` at ``at`` (None when empty or not closed) and where it ends."""
     opening = _BOX.match(text, at)
@@ -137,9 +148,12 @@ def _boxed(text: str) -> str:
 
 
 def _readable(found: str) -> str:
-    if found.startswith(r"\boxed"):  # in prose math-verify passes over signs and bold, in a formula it reads nothing
-        found = found.replace("°", r"^\circ ").replace("∞", r"\infty ")
-        bold = _BOLD_BOX.match(found)
-        if bold and _closing_brace(found, bold.end()) == len(found) - 2:
-            found = _boxed(found[bold.end() : -2])
-    return join_digit_groups(as_fractions(without_exponents(found)))
+    found = plain_minus(found)
+    if not found.startswith(r"\boxed"):  # in prose math-verify passes over signs and bold
+        return join_digit_groups(as_fractions(without_exponents(found)))
+    latex = as_latex(_OPTION.sub(r"\\boxed{", found, count=1))
+    found = latex if len(latex) <= MAX_ANSWER_CHARS else found
+    bold = _BOLD_BOX.match(found)
+    if bold and _closing_brace(found, bold.end()) == len(found) - 2:
+        found = _boxed(found[bold.end() : -2])
+    return without_ties(join_digit_groups(as_fractions(without_exponents(found))))

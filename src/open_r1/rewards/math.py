@@ -15,20 +15,25 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from math_verify import verify
-from sympy import Eq, Expr, Integer
+from math_verify.grader import get_pct_val
+from sympy import And, Eq, Expr, FiniteSet, Integer, Intersection, Union
+from sympy.core.relational import Relational
 
 from open_r1.rewards.call import reads
+from open_r1.rewards.choice import choice_letter
 from open_r1.rewards.expressions import read_expressions
-from open_r1.rewards.extract import find_answer, find_gold
+from open_r1.rewards.extract import find_answer, find_gold, option
 from open_r1.rewards.text import Completion, completion_texts
 from open_r1.rewards.time_limit import OutOfTime, time_limit
-from open_r1.rewards.worded import contradicts, states_quantities, wording
+from open_r1.rewards.worded import contradicts, same_words, states_quantities, wording
 
 SECONDS_PER_ANSWER = 5.0
 
 _TINY, _TINY_TOLERANCE = 1e-3, 1e-3
 """math-verify compares six decimal places: below the first, numbers have to be as close as the second, relatively."""
 
+_WORD = re.compile(r"\\boxed\{[A-Za-z]+\}")
+_JOINED = re.compile(r"\b(?:or|and)\b")
 _INTEGER = re.compile(r"\\boxed\{\s*([-+]?)(?:\\?\$)?((?:[0-9]{1,30})|(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}))\s*\}")
 
 
@@ -54,8 +59,10 @@ class MathAnswer:
 
     @property
     def parsable(self) -> bool:
-        """True where there is a value to compare with, not only a string that could not be read."""
-        return self.integer is not None or any(not isinstance(part, str) for part in self.expressions)
+        """True where there is a value or a word to compare with, not only a string that could not be read."""
+        if self.integer is not None or _WORD.fullmatch(self.text):
+            return True
+        return any(not isinstance(part, str) for part in self.expressions)
 
 
 @lru_cache(maxsize=16_384)
@@ -88,7 +95,7 @@ def verify_answer(text: str, gold: object) -> float | None:
     try:
         with time_limit(SECONDS_PER_ANSWER):
             gold_answer = parse_gold(str(gold))
-            return None if gold_answer is None else float(_equal(gold_answer, text))
+            return None if gold_answer is None else float(_equal(gold_answer, text, _gold_letter(str(gold))))
     except OutOfTime:
         return None
 
@@ -105,15 +112,31 @@ def accuracy_reward(completions: Sequence[Completion], solution: Sequence[object
     return [verify_answer(text, gold) for text, gold in zip(texts, solution, strict=True)]
 
 
-def _equal(gold: MathAnswer, text: str) -> bool:
+@lru_cache(maxsize=16_384)
+def _gold_letter(gold: str) -> str | None:
+    r"""The letter of a gold answer of multiple choice, ``C`` or ``\textbf{(C)}\ 5``; None where it is none."""
+    found = find_gold(gold) or ""
+    words = wording(found).strip("()")
+    if re.fullmatch("[A-J]", words):
+        return words
+    bare = found.startswith(r"\boxed") and r"\boxed" not in gold
+    return option(rf"\boxed{{{gold}}}" if bare else gold)
+
+
+def _equal(gold: MathAnswer, text: str, letter: str | None) -> bool:
     found = find_answer(text)
-    return found is not None and _same(gold, MathAnswer(found))
+    stated = None if letter is None else option(text.rpartition("</think>")[2])
+    if stated is not None and stated != letter:
+        return False
+    if found is not None and _same(gold, MathAnswer(found)):
+        return True
+    return letter is not None and choice_letter(text) == letter
 
 
 @lru_cache(maxsize=16_384)  # the answers to one prompt are often the same few
 def _same(gold: MathAnswer, answer: MathAnswer) -> bool:
     words = wording(gold.text), wording(answer.text)
-    if gold.text == answer.text or words[0] == words[1]:
+    if gold.text == answer.text or same_words(*words):
         return True
     if contradicts(*words):
         return False
@@ -122,7 +145,43 @@ def _same(gold: MathAnswer, answer: MathAnswer) -> bool:
     if gold.integer is not None and answer.integer is not None:
         return gold.integer == answer.integer
     # The order matters: verify() is not symmetric, gold goes first.
-    return verify(gold.expressions, answer.expressions, timeout_seconds=None) and not _tiny_and_apart(gold, answer)
+    if verify(_regions(gold), _regions(answer), timeout_seconds=None):
+        return not _tiny_and_apart(gold, answer)
+    return _equal_without_percent(gold, answer)
+
+
+def _equal_without_percent(gold: MathAnswer, answer: MathAnswer) -> bool:
+    """Whether a per cent sign that one of them leaves out is all the difference; of whole numbers it is none anyway.
+
+    A gold answer below 1 without the sign is a share, and 0.5 % is another number.
+    """
+    if ("%" in gold.text) == ("%" in answer.text) or not (gold.expressions and answer.expressions):
+        return False
+    wanted, stated = (get_pct_val(read.expressions[0], read.expressions[0]) for read in (gold, answer))
+    if isinstance(wanted, str) or ("%" in answer.text and (_number(gold) or 0) < 1):
+        return False
+    return verify([wanted], [stated], timeout_seconds=None)
+
+
+def _regions(answer: MathAnswer) -> list[Any]:
+    """What math-verify reads, with bounds that are joined by words as the set of numbers that they describe."""
+    read = answer.expressions
+    parts = read[0].args if read and isinstance(read[0], FiniteSet) else ()
+    words = set(_JOINED.findall(answer.text))
+    if len(parts) < 2 or len(words) != 1 or not all(map(_is_bound, parts)):
+        return read
+    if len({symbol for part in parts for symbol in part.free_symbols}) != 1:
+        return read
+    return [(Union if words == {"or"} else Intersection)(*(part.as_set() for part in parts)), *read[1:]]
+
+
+def _is_bound(part: Any) -> bool:
+    """True for ``x < 2`` and ``1 < x < 2``, whose sets are found at once."""
+    if isinstance(part, And):
+        return all(map(_is_bound, part.args))
+    if not isinstance(part, Relational) or isinstance(part, Eq):
+        return False
+    return {part.lhs.is_Symbol, part.rhs.is_Symbol} == {True, False} and (part.lhs.is_number or part.rhs.is_number)
 
 
 def _tiny_and_apart(gold: MathAnswer, answer: MathAnswer) -> bool:

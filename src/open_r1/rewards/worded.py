@@ -5,22 +5,33 @@ from __future__ import annotations
 import re
 
 _MAX_NESTED = 4
-_TEXT = re.compile(r"\\(?:boxed|text|mbox|mathrm|textbf)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:boxed|mbox|emph|text(?:bf|it|rm|sf|tt|normal)?|math(?:bf|it|rm|sf|tt))\s*\{([^{}]*)\}")
 _SPACE = re.compile(r"(?:\\[,;:! ]|~|\s)+")
 _QUANTITY = r"(?<![0-9])([0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*([^\W\d_])[^\W\d_]*"
 _QUANTITIES = re.compile(rf"{_QUANTITY}(?:,?\s+(?:and\s+)?{_QUANTITY})+")
 _ONE_QUANTITY = re.compile(_QUANTITY)
+_TIME = re.compile(r"(?<=[0-9])\s?([ap])\.?\s?m\b\.?", re.IGNORECASE)
 _HALF_OF_DAY = re.compile(r"[0-9]\s*([ap])\.?\s?m\b")
 _BASE = re.compile(r"[0-9a-f]_\{?\s*([0-9]+)\s*\}?$")
 
 
 def wording(text: str) -> str:
-    r"""The words of an answer: without ``\boxed``, ``\text`` and the like, dollar signs and a full stop at the end."""
+    r"""The words of an answer: without ``\boxed``, ``\text`` and the like, dollar signs and a full stop at the end.
+
+    Times of day are in one form: ``2:30 pm`` of ``2:30 P.M.``
+    """
     words = text.removeprefix(r"\boxed{").removesuffix("}") if text.startswith(r"\boxed{") else text
     for _ in range(_MAX_NESTED):
         words = _TEXT.sub(r"\1", words)
     words = words.replace(r"\$", "").replace("$", "").replace(r"\%", "%")
-    return _SPACE.sub(" ", words).strip().rstrip(".")
+    return _TIME.sub(lambda half: f" {half[1].lower()}m", _SPACE.sub(" ", words)).strip(" *").rstrip(".")
+
+
+def same_words(first: str, second: str) -> bool:
+    """Whether two wordings are the same, in words whatever their case."""
+    if first == second:
+        return True
+    return first.casefold() == second.casefold() and first.replace(" ", "").isalpha()
 
 
 def contradicts(gold: str, answer: str) -> bool:

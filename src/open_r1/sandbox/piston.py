@@ -28,6 +28,8 @@ COMPILE_SECONDS = 60.0
 """Asked for compiling; the server's own limit has to allow it (PISTON_COMPILE_TIMEOUT)."""
 
 _MARGIN_SECONDS = 15.0
+_LITTLE_OUTPUT = 2**15
+"""Bytes: a server that ends a program which has printed less has a limit that no tests fit (1,024 by itself)."""
 _SUFFIXES = {"python": ".py", "cpp": ".cpp", "c": ".c", "javascript": ".js", "bash": ".sh"}
 _COMPILED = {"c": (".c",), "cpp": (".cpp", ".cc")}
 _STATUSES: dict[str, Status] = {"TO": "time_limit", "OL": "output_limit", "EL": "output_limit"}
@@ -64,7 +66,8 @@ class PistonSandbox:
 
         Raises:
             SandboxFailure: the server cannot be reached, failed, or has no process left.
-            UserError: the server does not offer the language, or allows less than the limits ask for.
+            UserError: the server does not offer the language, allows less than the limits ask for, or ends programs
+                that print more than a few kilobytes.
         """
         endpoint = self._places.get()
         try:
@@ -137,6 +140,7 @@ def _outcome(endpoint: str, answer: Any, limits: Limits) -> Outcome:
         return Outcome("compile_error", "", _cut(compiled.get("stderr"), limits), compiled.get("code"))
     run = answer["run"]
     _raise_if_its_own_fault(endpoint, run)
+    _raise_if_it_takes_little(endpoint, run, limits)
     return Outcome(
         _status(run, limits),
         _cut(run.get("stdout"), limits),
@@ -155,6 +159,15 @@ def _raise_if_its_own_fault(endpoint: str, stage: dict[str, Any]) -> None:
     # Said by the script that starts the program, which could not: not by a program that prints it.
     if stderr.startswith(_PACKAGES) and _NO_PROCESS in stderr and not stage.get("stdout"):
         raise SandboxFailure(f"{endpoint} has no process left: {stderr[:200]}")
+
+
+def _raise_if_it_takes_little(endpoint: str, run: dict[str, Any], limits: Limits) -> None:
+    printed = max(len((run.get(name) or "").encode()) for name in ("stdout", "stderr"))
+    if run.get("status") in ("OL", "EL") and printed < _LITTLE_OUTPUT < limits.output_bytes // 4:
+        raise UserError(
+            f"{endpoint} ended a program for what it printed, of which {printed:,} bytes were taken: start it with "
+            f"PISTON_OUTPUT_MAX_SIZE={limits.output_bytes}"
+        )
 
 
 def _status(run: dict[str, Any], limits: Limits) -> Status:

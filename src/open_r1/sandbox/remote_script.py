@@ -15,6 +15,7 @@ import secrets
 import zlib
 
 from open_r1.errors import UserError
+from open_r1.sandbox.languages import LANGUAGES, limit_fields
 from open_r1.sandbox.program import Limits, Outcome, Program, SandboxFailure
 
 COMPILE_SECONDS = 60.0
@@ -45,8 +46,14 @@ def open_r1_run(packed, marker):
         os.chown(home, nobody, nobody)
 
     def limit():
-        for name, value in (("CORE", 0), ("FSIZE", largest), ("AS", limits["memory_bytes"])):
-            resource.setrlimit(getattr(resource, "RLIMIT_" + name), (value, value))
+        wanted = {"CORE": 0, "FSIZE": largest, "AS": limits["address_bytes"], "DATA": limits["data_bytes"],
+                  "STACK": limits["stack_bytes"]}
+        for name, value in wanted.items():
+            kind = getattr(resource, "RLIMIT_" + name)
+            most = resource.getrlimit(kind)[1]
+            if value is not None:
+                value = value if most == resource.RLIM_INFINITY else min(value, most)
+                resource.setrlimit(kind, (value, value))
         seconds = int(limits["cpu_seconds"]) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         if nobody is not None:
@@ -134,7 +141,7 @@ def remote_script(program: Program, stdin: str, limits: Limits) -> tuple[str, st
         "compile_seconds": COMPILE_SECONDS,
         "command": command,
         "stdin": stdin,
-        "limits": vars(limits),
+        "limits": limit_fields(LANGUAGES[language], limits),
     }
     packed = base64.b64encode(zlib.compress(json.dumps(job).encode(errors="replace"))).decode()
     marker = f"open-r1-{secrets.token_hex(16)}:"

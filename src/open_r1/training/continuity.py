@@ -30,7 +30,8 @@ NO_MATTER = _names(
     dataset_num_proc token_cache_dir encoder strict max_bad_rows_shown trust_remote_code max_nonfinite_steps
     gradient_checkpointing_kwargs use_liger_kernel plan
     gold_check reward_workers parallel_code_exec_per_proc code_provider ioi_provider e2b_router_url morph_router_url
-    vllm_gpu_memory_utilization vllm_server_host vllm_server_port
+    vllm_gpu_memory_utilization vllm_server_host vllm_server_port vllm_server_base_url vllm_server_devices
+    vllm_server_timeout vllm_group_port
     """
 )
 """Settings that leave every weight as it would have been."""
@@ -38,7 +39,7 @@ NO_MATTER = _names(
 LAST_BITS = _names(
     """
     attn_implementation gradient_checkpointing torch_compile cpu_threads pack_length share_prompts
-    generation_batch_size vllm_mode
+    generation_batch_size vllm_mode vllm_max_num_seqs vllm_enforce_eager
     """
 )
 """Settings that change in which order, or by which kernel, the same numbers are computed."""

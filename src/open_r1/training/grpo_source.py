@@ -173,7 +173,7 @@ class GRPOSource:
         packing = time.perf_counter()
         packs = self._packs(drawn)
         seconds["reference"] = self._now() - packing
-        metrics = self._meter.of(drawn, before, {f"seconds_{name}": value for name, value in seconds.items()})
+        metrics = self._meter.of(drawn, step, before, {f"seconds_{name}": value for name, value in seconds.items()})
         prompts = sorted({group.prompt for group in drawn.kept})
         return Held(step, packs, metrics, f"prompts {', '.join(map(str, prompts))}")
 

@@ -12,6 +12,7 @@ from open_r1.config import SFTConfig
 from open_r1.data.loader import sft_packs
 from open_r1.data.pack import Pack
 from open_r1.data.tokens import TokenStore
+from open_r1.errors import UserError
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.sft_source import SFT_FORWARD, empty_pack, make_plan, sft_objective
 from open_r1.training.signals import Interrupted, StopSignal
@@ -21,11 +22,20 @@ PACKS_BETWEEN_LOOKS = 16
 
 
 class HeldOutLoss:
-    """Mean negative log-likelihood per target over a whole token store, all ranks together."""
+    """Mean negative log-likelihood per target over a whole token store, all ranks together.
+
+    Raises:
+        UserError: nothing of it fits into a pack.
+    """
 
     def __init__(self, store: TokenStore, config: SFTConfig, runtime: Runtime, module: nn.Module) -> None:
         self._store, self._runtime, self._module = store, runtime, module
         self._plan = make_plan(store, config, epoch=0)
+        if not len(self._plan):
+            raise UserError(
+                f"no held-out sequence has a token to predict within max_length {config.max_length}; raise it, or set "
+                "--eval_strategy no"
+            )
 
     def __call__(self, stop: StopSignal) -> dict[str, float]:
         """``eval_loss`` in nats a token.

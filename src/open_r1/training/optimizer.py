@@ -22,7 +22,7 @@ LOW_MEMORY = {
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
-    """AdamW over the parameters that train; vectors (biases, norm gains) are not decayed.
+    """AdamW over the parameters that train; biases and norm gains are not decayed.
 
     Moments of embeddings stay in 32 bits, as the 8-bit paper and `transformers` have it: rows of rare tokens get their
     gradient seldom, and then a large one.
@@ -39,13 +39,17 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> Optimizer:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices, embeddings, vectors that train; groups without a parameter are left out."""
+    """Matrices, embeddings, vectors that train; groups without a parameter are left out.
+
+    Biases of experts, which lie in one tensor, count as vectors.
+    """
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in trainable if parameter.ndim >= 2]
+    trainable = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    matrices = [p for name, p in trainable.items() if p.ndim >= 2 and not name.endswith("bias")]
+    vectors = [p for name, p in trainable.items() if p.ndim < 2 or name.endswith("bias")]
     groups = [
         {"params": [p for p in matrices if id(p) not in embeddings], "weight_decay": weight_decay},
         {"params": [p for p in matrices if id(p) in embeddings], "weight_decay": weight_decay, "moment_bits": 32},
-        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": vectors, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from open_r1.data.prompts import PromptSet
 from open_r1.parallel.runtime import Runtime
 from open_r1.rl.filters import has_signal
 from open_r1.training.group_draws import Drawn
-from open_r1.training.metrics import COMPLETIONS_FILE
+from open_r1.training.metrics import COMPLETIONS_FILE, read_metrics
 from open_r1.training.repetition import in_a_loop
 from open_r1.training.rollouts import Group
 
@@ -46,15 +47,22 @@ class RolloutMetrics:
         self._config, self._runtime, self._prompts = config, runtime, prompts
         self._names, self._groups, self._combine = names, groups, combine
         self._warned: set[str] = set()
+        self._continued = False  # whether the file of completions is rid of those that are drawn again
 
-    def of(self, drawn: Drawn, before: int, seconds: dict[str, float]) -> dict[str, float]:
-        """The metrics of a step. Collective.
+    def of(self, drawn: Drawn, step: int, before: int, seconds: dict[str, float]) -> dict[str, float]:
+        """The metrics of a step, of whose completions a sample is written where that is asked for. Collective.
 
         Args:
+            step: the first step (from 0) that trains on them.
             before: how many prompts this rank had drawn before it.
             seconds: where the time went; the mean over ranks is taken.
         """
         means = self._means(drawn)
+        if self._config.log_completions and self._runtime.is_main:
+            try:
+                self._log_completions(drawn.seen, step, before)
+            except OSError as error:  # a disk that is full loses a sample, not the run
+                self._say([f"{COMPLETIONS_FILE} cannot be written ({error})"], "")
         meter = drawn.meter
         of_meter = (meter.timeouts, len(meter.errors), drawn.cursor - before)
         counts = dict(zip(COUNTS, map(float, of_meter), strict=True))
@@ -86,33 +94,43 @@ class RolloutMetrics:
         flat = torch.tensor(list(sums.values()), dtype=torch.float64)
         totals = self._runtime.sum(flat)
         means = {name: mean_of(total, count) for name, (total, count) in zip(sums, totals.tolist(), strict=True)}
-        if self._config.log_completions and self._runtime.is_main:
-            try:
-                self._log_completions(seen)
-            except OSError as error:  # a disk that is full loses a sample, not the run
-                self._say([f"{COMPLETIONS_FILE} cannot be written ({error})"], "")
         return means | {"completion_length_max": longest}
 
-    def _log_completions(self, groups: list[Group]) -> None:
-        limit = self._config.num_completions_to_print or self._config.num_generations
-        with (Path(self._config.output_dir) / COMPLETIONS_FILE).open("a") as file:
-            for group in groups[:1]:
-                combined = self._combine([group])[0].tolist()
-                for sample in range(min(limit, len(group.texts))):
-                    entry = {
-                        "draw": group.draw,
-                        "prompt": self._prompts.messages[group.prompt],
-                        "completion": group.texts[sample],
-                        "reward": combined[sample],
-                        "finish_reason": group.completions[sample].finish_reason,
-                    }
-                    file.write(json.dumps(entry) + "\n")
+    def _log_completions(self, groups: list[Group], step: int, before: int) -> None:
+        limit = self._config.num_completions_to_print
+        limit = self._config.num_generations if limit is None else limit
+        path = Path(self._config.output_dir) / COMPLETIONS_FILE
+        if not self._continued:
+            _forget_from(path, before * self._runtime.world_size)
+            self._continued = True
+        answers = [(group, sample) for group in groups for sample in range(len(group.texts))]
+        rewards = self._combine(groups).flatten().tolist()
+        with path.open("a") as file:
+            for (group, sample), reward in list(zip(answers, rewards, strict=True))[:limit]:
+                entry = {
+                    "step": step + 1,
+                    "draw": group.draw,
+                    "prompt": self._prompts.messages[group.prompt],
+                    "completion": group.texts[sample],
+                    "reward": None if math.isnan(reward) else reward,
+                    "finish_reason": group.completions[sample].finish_reason,
+                }
+                file.write(json.dumps(entry) + "\n")
 
     def _say(self, errors: list[str], what: str) -> None:
         for error in errors:
             if error not in self._warned:
                 self._warned.add(error)
                 console.print(f"[yellow]{what}[/]{escape(error)}")
+
+
+def _forget_from(path: Path, draw: int) -> None:
+    """Drops what a run that this one continues has written of the prompts that are drawn again, from this number on."""
+    if path.is_file():
+        kept = [entry for entry in read_metrics(path) if entry.get("draw", -1) < draw]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept))
+        os.replace(temporary, path)
 
 
 def is_of_rollouts(name: str) -> bool:

@@ -53,7 +53,8 @@ class Schedule:
         self.name = config.lr_scheduler_type
         self.rate = config.learning_rate
         self.total_steps = total_steps
-        self.warmup_steps = config.warmup_steps or math.ceil(total_steps * config.warmup_ratio)
+        warmup = config.warmup_steps or config.warmup_ratio
+        self.warmup_steps = warmup if warmup >= 1 else math.ceil(total_steps * warmup)
         self.kwargs = dict(config.lr_scheduler_kwargs or {})
         if self.name == "constant":
             self.warmup_steps = 0

@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,6 +114,22 @@ def load_policy(
     return Policy(module, optimizer, tokenizer, chat, stop_token_ids, dtype)
 
 
+def check_vocabulary(policy: Policy, runtime: Runtime, highest: Callable[[], int]) -> None:
+    """Raises UserError where the data has a token that the model has no embedding of: on a GPU that is an assertion.
+
+    Args:
+        highest: the largest token id of the data; asked only where the tokenizer has ids that the model has not.
+    """
+    rows = runtime.unwrap(policy.module).causal_lm.config.get_text_config().vocab_size
+    if max(policy.tokenizer.get_vocab().values()) >= rows and (found := highest()) >= rows:
+        token = policy.tokenizer.convert_ids_to_tokens(found)
+        raise UserError(
+            f"the data has the token {token!r} ({found}), and the model's embedding has {rows} rows: its tokenizer was "
+            "given tokens that it never had. Take the tokenizer that came with the model, or give the model more rows "
+            "(transformers: model.resize_token_embeddings) and save both in one folder"
+        )
+
+
 def prepare_model(
     config: SFTConfig | GRPOConfig, runtime: Runtime, model: PreTrainedModel
 ) -> tuple[nn.Module, Optimizer]:
@@ -134,7 +151,8 @@ def finish_run(
     result: TrainResult,
     publisher: Publisher,
 ) -> None:
-    """Writes the final model into the output folder, in the dtype of the model it came from, and says how it went.
+    """Writes the final model into the output folder, and says how it went; weights are in the dtype of the model that
+    they came from, and adapters alone in their own.
 
     Where that fails, for whatever reason, a checkpoint of the last step is saved, and said to be there, before the
     error goes on. Where the model is to be uploaded, waits for that. Collective.
@@ -191,7 +209,7 @@ def _write_final(
             tokenizer=policy.tokenizer,
             stop_token_ids=policy.stop_token_ids,
             merge_lora=config.merge_lora,
-            dtype=None if config.use_peft else policy.stored_dtype,
+            dtype=policy.stored_dtype if config.merge_lora or not config.use_peft else None,
         )
         (temporary / "README.md").write_text(card, encoding="utf-8")
         move_into(temporary, folder)

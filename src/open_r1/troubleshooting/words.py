@@ -15,6 +15,10 @@ PAGE = "docs/troubleshooting.md"
 _MIDDLE = 64
 """A longer command does not move the remarks of the others."""
 
+_RESUMES = "--resume_from_checkpoint"
+_CHECKPOINTS = (_RESUMES, "--save_total_limit", "--save_strategy")
+_WRITES_CHECKPOINTS, _GOES_ON = ("sft", "grpo"), ("evaluate", "generate", "run")
+
 _WIDEST = 102
 """Columns of a command and its remark; eight more stand before them."""
 
@@ -31,7 +35,7 @@ def lines_of(entry: Entry, groups: Mapping[str, str], words: str, *, happened: s
     """
     gaps = {**groups, "words": words} if words else groups
     first = happened or fill(entry.happened, gaps)
-    changes = aligned([fill(line, gaps) for line in entry.change])
+    changes = aligned([fill(line, gaps) for line in _of_command(entry.change, words)])
     # Plans are of two commands alone.
     plans = words.startswith(("sft", "grpo"))
     see = [fill(line, gaps) for line in entry.see if plans or "{words}" not in line or not words]
@@ -40,6 +44,17 @@ def lines_of(entry: Entry, groups: Mapping[str, str], words: str, *, happened: s
         *_labelled("change:", changes),
         *_labelled("see:", [*see, f"{PAGE}#{entry.name}"]),
     ]
+
+
+def _of_command(changes: Sequence[str], words: str) -> list[str]:
+    """Without what concerns checkpoints, where the command that was run writes none."""
+    command = words.partition(" ")[0]
+    if command in ("", *_WRITES_CHECKPOINTS):
+        return list(changes)
+    kept = [line for line in changes if not line.startswith(_CHECKPOINTS)]
+    if any(line.startswith(_RESUMES) for line in changes) and command in _GOES_ON and "--overwrite" not in words:
+        kept.append("open-r1 {words}  # the same again goes on where this ended")
+    return kept
 
 
 def capital(text: str) -> str:

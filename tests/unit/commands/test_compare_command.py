@@ -35,6 +35,17 @@ def test_the_tables_say_what_differs_and_what_does_not(folders: Path, capsys: py
     assert "changed most (5 of 40)" in shown and "problem 0" in shown and "+50.0" in shown
 
 
+def test_four_problems_that_turned_right_show_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_task(tmp_path / "a", {problem: [0] for problem in range(30)})
+    write_task(tmp_path / "b", {problem: [problem < 4] for problem in range(30)})
+    output = tmp_path / "diff.json"
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(output)]) == 0
+    flat = " ".join(capsys.readouterr().out.split())
+    assert "sums: p is 0.125, so neither is shown to be better; B is better on 4 problems, worse on 0" in flat
+    (task,) = json.loads(output.read_text())["tasks"]
+    assert (task["contains_0"], task["p_value"]) == (False, 0.125)  # each as it is
+
+
 def test_the_output_holds_every_problem_that_changed(folders: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "before", "after", "--tasks", "sums", "--output", "new/diff.json"]) == 0
     assert "new/diff.json" in capsys.readouterr().out

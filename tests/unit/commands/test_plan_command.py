@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from published_shapes import QWEN_1_5B, QWEN_7B
+from rich.console import Console
 
 from open_r1.cli import main
 
@@ -93,6 +95,11 @@ def test_rows_on_this_machine_are_counted_and_sampled(plan: Any, tiny_checkpoint
     assert told["rows"] == 47 and 1 < told["steps"] <= 47 and told["tokens"] > 47 * 10
     grpo = json.loads(plan("grpo --gpu H200 --json --prompts_per_step 8 --reward_funcs accuracy", *words[:4]))
     assert (grpo["rows"], grpo["steps"]) == (47, 6)
+    recipe = sums.parent / "mixture.yaml"
+    recipe.write_text(f"dataset_mixture: {{datasets: [{{id: {sums}}}, {{id: {sums}, weight: 0.5}}]}}\n")
+    mixed = ["--config", str(recipe), *words[:2], "--gpu", "H200", "--json"]
+    assert json.loads(plan("sft", *mixed))["rows"] == 70
+    assert json.loads(plan("grpo", *mixed))["rows"] == 70
 
 
 def test_a_launcher_is_read_from_its_file(plan: Any) -> None:
@@ -102,6 +109,27 @@ def test_a_launcher_is_read_from_its_file(plan: Any) -> None:
         assert told["machine"] == {"gpu": "H100", "gpus": 8, "nodes": 1, "launcher": name}
     nodes = json.loads(plan(common, "--nodes", "2", "--launcher", "fsdp"))
     assert (nodes["machine"]["gpus"], nodes["machine"]["nodes"]) == (16, 2)
+
+
+def test_a_launcher_file_counts_the_processes_of_all_nodes(plan: Any, tmp_path: Path) -> None:
+    file = tmp_path / "two_nodes.yaml"
+    file.write_text("distributed_type: FSDP\nnum_machines: 2\nnum_processes: 16\n")
+    common = f"sft --model_name_or_path 7b --bf16 --gpu H100 --json --accelerate_config {file}"
+    assert json.loads(plan(common))["machine"]["gpus"] == 16
+    assert json.loads(plan(common, "--nodes", "2"))["machine"]["gpus"] == 16
+    assert json.loads(plan(common, "--nodes", "2", "--gpus", "4"))["machine"]["gpus"] == 8
+
+
+def test_a_narrow_terminal_breaks_lines_between_words(plan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = partial(Console, force_terminal=True, color_system=None, width=80)
+    monkeypatch.setattr("open_r1.commands.plan.Console", terminal)
+    for words in (
+        "sft --max_length 16384 --gpu H100 --gpus 8",
+        "grpo --use_vllm --max_completion_length 4096 --gpu 4090",
+    ):
+        lines = plan(f"{words} --model_name_or_path 7b --bf16").splitlines()
+        assert max(map(len, lines)) <= 80
+        assert lines[2].rstrip().endswith("float32 weights,") and lines[3] == " " * 20 + "bfloat16 compute"
 
 
 @pytest.mark.parametrize(("command", "size"), [("sft", "--plan_tokens"), ("grpo", "--rows")])

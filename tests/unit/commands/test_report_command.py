@@ -25,3 +25,6 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         main([str(tmp_path / "nowhere")])
     with pytest.raises(UserError, match="holds no run"):
         main([str(tmp_path)])
+    (tmp_path / "gsm8k" / "parts").mkdir(parents=True)
+    with pytest.raises(UserError, match="the evaluation there is not finished: run the same evaluate command"):
+        main([str(tmp_path)])

@@ -76,3 +76,18 @@ def test_sorting_follows_the_prompts_then_the_samples(tmp_path: Path) -> None:
         ("b", 1),
         ("gone", 0),
     ]
+
+
+def test_sorting_on_a_full_disk_changes_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = b'{"id": "b", "sample": 0}\n{"id": "a", "sample": 0}\n'
+    path.write_bytes(lines)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        sort_log(path, {"a": 0, "b": 1})
+    assert path.read_bytes() == lines
+    assert list(tmp_path.iterdir()) == [path]

@@ -48,6 +48,8 @@ def test_named_columns_come_first():
     assert find_columns(names, completion="a") == Columns(prompt="prompt", completion="a")
     assert find_columns(names, messages="messages", need="answer", answer="a") == Columns("messages", answer="a")
     assert find_columns(["prompt"], need="prompt") == Columns(prompt="prompt")
+    alpaca = ["instruction", "input", "output"]
+    assert find_columns(alpaca, prompt="instruction") == Columns(prompt="instruction", completion="output")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,8 @@ def test_named_columns_come_first():
         (["problem", "solution", "generation"], {}, r"'solution', 'generation' could each be.*--completion_column"),
         (["prompt", "question", "answer"], {}, r"'prompt', 'question' could each be.*--prompt_column"),
         (["messages", "conversations"], {}, r"--messages_column"),
+        (["instruction", "input", "output"], {}, r"one prompt in two columns.*--prompt_column instruction"),
+        (["instruction", "input", "answer"], {"need": "answer"}, r"one prompt in two columns"),
         (["problem"], {"need": "answer"}, r"no column of gold answers among 'problem'.*--answer_column"),
         (["text"], {"need": "prompt"}, r"no column of prompts among 'text'.*--prompt_column"),
         (["problem"], {"prompt": "question"}, r"--prompt_column question: no such column.*'problem'"),
@@ -115,6 +119,11 @@ def test_bad_conversations(messages, reason):
         to_messages({"m": messages}, Columns(messages="m"))
 
 
+def test_system_messages_and_what_tools_return_may_be_empty():
+    conversation = [system(""), *CHAT, {"role": "tool", "content": ""}, CHAT[1]]
+    assert to_messages({"m": conversation}, Columns(messages="m")) == conversation
+
+
 @pytest.mark.parametrize(
     ("prompt", "completion", "reason"),
     [
@@ -158,7 +167,7 @@ def test_gold_answers(value, text):
     assert gold({"answer": value}, Columns(answer="answer")) == text
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", "worked out\n#### ", ["1"], True])
+@pytest.mark.parametrize("value", [None, "", "  ", "worked out\n#### ", ["1"], True, float("nan")])
 def test_missing_gold_answers(value):
     with pytest.raises(BadRow, match="gold answer"):
         gold({"answer": value}, Columns(answer="answer"))

@@ -186,10 +186,24 @@ def test_a_file_that_cannot_be_read_is_named_in_one_line(files, spoil, byte_leve
     assert "\n" not in str(error.value)
 
 
+def test_text_that_is_not_utf8_is_named_in_one_line(byte_level, tmp_path):
+    text = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"\xe9"]).buffers())
+    pq.write_table(pa.table({"prompt": ["a", "b"], "completion": text}), tmp_path / "old.parquet")
+    chat, columns = ChatFormat(byte_level("qwen2")), Columns(prompt="prompt", completion="completion")
+    with pytest.raises(UserError, match=r"old\.parquet: .*Invalid UTF8"):
+        tokenize(ParquetRows([tmp_path / "old.parquet"]), chat, columns, cache_dir=tmp_path)
+
+
 def test_files_with_other_columns_are_refused(files, tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"other\.parquet has the columns \['text'\], .* \['messages', 'source'\]"):
         ParquetRows([*files, tmp_path / "other.parquet"])
+
+
+def test_a_later_file_that_lacks_a_column_is_named(tmp_path):
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet has no column 'completion'.*\['prompt'\]"):
+        list(parquet_pieces(tmp_path / "b.parquet", ["prompt", "completion"]))
 
 
 def test_json_inside_strings_is_left_to_the_datasets_library(tmp_path):

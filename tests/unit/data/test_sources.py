@@ -128,6 +128,53 @@ def test_unusable_files_are_one_line(tmp_path, name, text, message):
     assert "\n" not in str(error.value)
 
 
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.jsonl", LFS, r"a\.jsonl: it is a pointer of Git LFS.*git lfs pull"),
+        ("a.parquet", LFS, r"a\.parquet: it is a pointer of Git LFS.*git lfs pull"),
+        ("folder/train.jsonl", LFS, r"folder: train\.jsonl: it is a pointer of Git LFS"),
+        ("a.jsonl", LINES + LINES[:20], r"a\.jsonl: line 11, the last, is not JSON: the file was cut"),
+        ("a.jsonl", LINES + b"{\n" + LINES, r"a\.jsonl: line 11 is not JSON: mend or remove it"),
+        ("a.jsonl", LINES + '{"question": "é"}'.encode("latin-1"), r"a\.jsonl: line 11 is not text in UTF-8: convert"),
+        ("a.jsonl.gz", gzip.compress(LINES)[:-20], r"a\.jsonl\.gz: its end is missing or torn: copy"),
+        ("a.jsonl", b"\n\n", r"a\.jsonl: there are no rows"),
+    ],
+)
+def test_what_is_wrong_with_a_file_and_where(tmp_path, name, data, message):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message) as error:
+        load_rows(str(tmp_path / name.split("/")[0]))
+    assert "\n" not in str(error.value)
+
+
+def test_the_disk_that_is_full_is_named(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("open_r1.data.sources.load_dataset", full)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", "/copies")
+    with pytest.raises(UserError, match=r"no space is left for .* copy in /copies: .*HF_DATASETS_CACHE"):
+        load_rows(str(write_jsonl(tmp_path / "a.jsonl")))
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    write_jsonl(tmp_path / "a1.jsonl", ROWS[:3])
+    for name in ("a[1].jsonl", "a*.jsonl", "a?.jsonl"):
+        assert load_rows(str(write_jsonl(tmp_path / name))).to_list() == ROWS
+    for name, suffix in (("b[1]", "jsonl"), ("c*", "parquet")):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / f"train.{suffix}")
+        with pytest.raises(UserError, match="folder's name as a pattern: rename it"):
+            load_rows(str(tmp_path / name))
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "data/rows.jsonl"])
 def test_missing_paths(name):
     with pytest.raises(UserError, match="no such file or folder"):

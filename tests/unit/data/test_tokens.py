@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -147,6 +149,19 @@ def test_two_at_once_tokenize_once(rows, chat, tmp_path):
         stores = list(pool.map(lambda one: tokenize(one, chat, COLUMNS, cache_dir=tmp_path, num_proc=1), watched))
     assert sorted(one.read for one in watched) == [0, ROWS]
     assert contents(stores[0]) == contents(stores[1])
+
+
+def test_a_process_that_waits_for_another_says_so(rows, chat, tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    path = tmp_path / f"{token_key(DatasetRows(rows), chat, COLUMNS)}.lock"
+    with path.open("w") as lock, ThreadPoolExecutor() as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = pool.submit(tokenize, rows, chat, COLUMNS, cache_dir=tmp_path, num_proc=1, console=console)
+        while "made by another process: this one waits" not in console.file.getvalue():
+            assert not waiting.done()
+            time.sleep(0.01)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        assert waiting.result().rows_read == ROWS
 
 
 def test_an_unusable_cache_folder_is_named(rows, chat, tmp_path):

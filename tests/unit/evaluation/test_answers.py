@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 from fake_model import FakePool, fake_model
 
-from open_r1.evaluation.answers import Question, draw_answers
+from open_r1.errors import StopRequested
+from open_r1.evaluation.answers import Answer, Question, draw_answers
 from open_r1.evaluation.chat_model import Prompt
+from open_r1.evaluation.stopping import resumable
 from open_r1.generation.engine import SamplingParams
 
 PARAMS = SamplingParams(max_new_tokens=10)
@@ -37,3 +42,51 @@ def test_what_was_drawn_before_a_failure_is_verified_and_given_first() -> None:
     assert [answer.reward for answer in kept] == [1.0, 1.0]
     with pytest.raises(RuntimeError, match="power"):
         next(stream)
+
+
+class SlowPool(FakePool):
+    """Verifies nothing in time, and is stopped while it is waited for."""
+
+    def results(self, block: bool) -> Iterator[tuple[int, object]]:
+        if block:
+            signal.raise_signal(signal.SIGTERM)
+        return iter(())
+
+
+def stopped(stream: Iterator[Answer], at: int | None = None) -> list[Answer]:
+    """What is given until the stop; ``at`` stops in the hands of whoever takes that answer."""
+    kept: list[Answer] = []
+    with pytest.raises(StopRequested), resumable():
+        for answer in stream:
+            if len(kept) == at:
+                signal.raise_signal(signal.SIGTERM)
+            kept.append(answer)
+    return kept
+
+
+def test_a_stop_gives_what_is_drawn_at_once_and_unverified() -> None:
+    model = fake_model(lambda prompt, seed: ("\\boxed{4}", "stop"))
+    kept = stopped(draw_answers(questions(5), model, PARAMS, SlowPool()))
+    assert sorted(answer.question.seed for answer in kept) == list(range(5))
+    assert {answer.reward for answer in kept} == {None}
+
+
+def test_a_stop_between_two_answers_waits_until_the_next_is_asked_for() -> None:
+    model = fake_model(lambda prompt, seed: ("\\boxed{4}", "stop"))
+    kept = stopped(draw_answers(questions(9), model, PARAMS, FakePool()), at=2)
+    assert [answer.reward for answer in kept] == [1.0] * len(kept) and 3 <= len(kept) < 9
+    kept = stopped(draw_answers(questions(9, None), model, PARAMS, None), at=8)
+    assert len(kept) == 9  # the last one too
+
+
+def test_a_stop_while_an_answer_is_handed_to_the_verifiers_loses_nothing() -> None:
+    class Interrupted(FakePool):
+        def submit(self, key: int, completions: list[str], columns: dict[str, list]) -> None:
+            if key == 2:
+                signal.raise_signal(signal.SIGTERM)
+            super().submit(key, completions, columns)
+
+    model = fake_model(lambda prompt, seed: ("\\boxed{4}", "stop"))
+    pool = Interrupted()
+    kept = stopped(draw_answers(questions(5), model, PARAMS, pool))
+    assert 2 in [answer.question.seed for answer in kept]

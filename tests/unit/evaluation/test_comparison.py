@@ -83,6 +83,13 @@ def test_settings_that_differ_are_said_but_not_the_model(tmp_path: Path) -> None
     assert only(a, b).notes == ["settings differ, A → B: temperature 0.6 → 1.0"]
 
 
+def test_another_dtype_or_engine_is_said(tmp_path: Path) -> None:
+    a = write_task(tmp_path / "a", A, model=f"{'a' * 32}/float32")
+    b = write_task(tmp_path / "b", B, model=f"{'b' * 32}/bfloat16/vllm")
+    assert only(a, b).notes == ["settings differ, A → B: held_as 'float32' → 'bfloat16/vllm'"]
+    assert only(a, write_task(tmp_path / "c", B, model=f"{'b' * 32}/float32")).notes == []
+
+
 @pytest.mark.parametrize(
     "template",
     [
@@ -158,8 +165,8 @@ def break_file(path: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("short", r"generations.parquet cannot be read as Parquet \("),
-        ("empty", r"generations.parquet cannot be read as Parquet \("),
+        ("short", r"generations.parquet cannot be read as Parquet \(cut short"),
+        ("empty", r"generations.parquet cannot be read as Parquet \(cut short"),
         ("rows", "generations.parquet holds no answers"),
         ("columns", "generations.parquet has no column 'gold'"),
         ("types", "generations.parquet cannot be read as Parquet"),

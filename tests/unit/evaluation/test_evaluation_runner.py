@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +13,13 @@ from fake_model import FakePool, fake_model
 from rich.console import Console
 
 from open_r1.config import EvaluateConfig
-from open_r1.errors import UserError
-from open_r1.evaluation.chat_model import ChatModel
-from open_r1.evaluation.registry import resolve
+from open_r1.errors import StopRequested, UserError
+from open_r1.evaluation.chat_model import ChatModel, EngineChatModel
+from open_r1.evaluation.registry import TaskSource, resolve
 from open_r1.evaluation.results import TaskResult, results_table
 from open_r1.evaluation.runner import evaluate
+from open_r1.evaluation.stopping import resumable
+from open_r1.evaluation.task import Task
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.seeds import sample_seed
 from open_r1.rewards.extract import find_answer
@@ -145,6 +148,58 @@ def test_other_settings_are_refused_before_anything_is_drawn(
     assert len(model.engine.drawn) == 24
 
 
+def test_what_is_to_be_overwritten_stays_until_all_is_ready(file: Path, tmp_path: Path) -> None:
+    class NoServer(EngineChatModel):
+        def start(self) -> None:
+            raise UserError("no server answers there")
+
+    run(fake_model(reply), file, tmp_path / "out")
+    before, model = rows(tmp_path / "out"), fake_model(reply)
+    changed = {"output_dir": str(tmp_path / "out"), "overwrite_output_dir": True, "temperature": 1.0}
+    config = EvaluateConfig(model="fake", tasks=[f"problems={file}", "gsm8k=gone.jsonl"], **changed)
+    with pytest.raises(UserError, match=r"gone\.jsonl"):
+        evaluate(model, resolve(config.tasks), config, console=Console(file=io.StringIO()))
+    with pytest.raises(UserError, match="no server answers"):
+        run(NoServer(**vars(model)), file, tmp_path / "out", temperature=1.0, overwrite_output_dir=True)
+    assert rows(tmp_path / "out") == before
+    assert run(fake_model(reply, fail_at=0), file, tmp_path / "out").pass_at_1  # with the settings of before
+
+
+def test_a_task_that_is_finished_has_its_results_whatever_befalls_the_next(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "others.jsonl"
+    other.write_text(file.read_text())
+    config = EvaluateConfig(model="fake", tasks=[f"problems={file}", f"problems={other}"], output_dir=str(tmp_path))
+    with pytest.raises(RuntimeError, match="the power went"):
+        evaluate(fake_model(reply, fail_at=8), resolve(config.tasks), config, console=Console(file=io.StringIO()))
+    assert [task["task"] for task in json.loads((tmp_path / "results.json").read_text())["tasks"]] == ["sums"]
+
+
+def test_numbers_as_subject_and_as_stated_answer_are_kept_as_text(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"level": 5}\n')
+    task = Task(
+        name="own",
+        description="",
+        prompt=lambda row: [{"role": "user", "content": "What is 1 + 1?"}],
+        gold=lambda row: "2",
+        subject=lambda row: row["level"],
+        extract=lambda text: 2,
+    )
+    config = EvaluateConfig(model="fake", tasks=["own"], output_dir=str(tmp_path), num_samples=2)
+    source = TaskSource(task, str(tmp_path / "rows.jsonl"))
+    (result,) = evaluate(fake_model(reply), [source], config, console=Console(file=io.StringIO()))
+    assert [part.subject for part in result.subjects] == ["5"]
+    kept = pq.read_table(tmp_path / "own" / "generations.parquet").to_pylist()
+    assert [(row["subject"], row["extracted"]) for row in kept] == [("5", "2")] * 2
+
+
+def test_a_stop_names_the_command_that_goes_on() -> None:
+    with pytest.raises(StopRequested, match="the same command goes on"), resumable():
+        signal.raise_signal(signal.SIGTERM)
+    anew = "the same command without --overwrite_output_dir goes on"
+    with pytest.raises(StopRequested, match=anew), resumable("overwrite_output_dir"):
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_an_edited_problem_is_refused(file: Path, tmp_path: Path) -> None:
     run(fake_model(reply), file, tmp_path / "out")
     file.write_text(file.read_text().replace("What is 3", "Say: 3"))
@@ -250,7 +305,7 @@ def test_a_gold_answer_that_cannot_be_verified_is_named_and_counted(file: Path, 
 def test_gold_answers_that_all_fail_stop_the_run(file: Path, tmp_path: Path) -> None:
     file.write_text("".join(json.dumps({"prompt": "What is 1 + 1?", "answer": "(see the figure)"}) + "\n"))
     model = fake_model(reply)
-    with pytest.raises(UserError, match="accepts none of the 1 gold answers"):
+    with pytest.raises(UserError, match=r"accepts none of the 1 gold answers .*: it cannot be verified"):
         run(model, file, tmp_path / "out")
     assert model.engine.drawn == []
 

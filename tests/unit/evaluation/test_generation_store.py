@@ -186,7 +186,9 @@ def test_a_file_that_was_cut_short_is_named(tmp_path: Path) -> None:
     fill(tmp_path, (0, 0))
     (part,) = (tmp_path / "parts").iterdir()
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"part-00000.parquet cannot be read .*delete it"):
+    with pytest.raises(
+        UserError, match=r"part-00000.parquet cannot be read \(it is no whole Parquet file\); delete it"
+    ):
         store(tmp_path).done(PROMPTS, GOLDS)
 
 
@@ -215,6 +217,8 @@ def test_other_settings_never_mix(tmp_path: Path, changes: dict, message: str) -
     with pytest.raises(UserError, match=message):
         store(tmp_path, **changes)
     fresh = GenerationStore(tmp_path, {**SETTINGS, **changes}, overwrite=True)
+    assert store(tmp_path).done(PROMPTS, GOLDS) == {(0, 0)}  # as long as nothing has begun
+    fresh.start_anew()
     assert fresh.done(PROMPTS, GOLDS) == set()
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -95,6 +96,30 @@ def test_the_fingerprint_is_one_of_the_tensors_not_of_the_files(tmp_path: Path) 
     assert weights_fingerprint(one) != weights_fingerprint(two)
     save_file({"a": big.to(torch.float64)}, two / "model-1.safetensors")
     assert weights_fingerprint(one) != weights_fingerprint(two)
+
+
+def test_of_several_forms_of_the_weights_the_one_that_is_loaded_counts(tmp_path: Path) -> None:
+    index = json.dumps({"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}})
+    (tmp_path / "pytorch_model.bin.index.json").write_text(index)
+    assert weight_files(tmp_path) == [tmp_path / "pytorch_model-1.bin", tmp_path / "pytorch_model-2.bin"]
+    (tmp_path / "model.safetensors").touch()
+    assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
+
+
+def test_shards_in_the_old_form_are_fetched_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = json.dumps({"weight_map": {"a": "pytorch_model-1.bin", "b": "pytorch_model-2.bin"}})
+    there = {"config.json": "{}", "pytorch_model.bin.index.json": index}
+    there |= {"pytorch_model-1.bin": "a", "pytorch_model-2.bin": "b"}
+
+    def download(name: str, revision: str, allow_patterns: list[str]) -> str:
+        for file, text in there.items():
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (tmp_path / file).write_text(text)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    folder = checkpoint_folder("some/model")
+    assert weights_fingerprint(folder)
 
 
 def test_weights_that_are_not_there_or_torn_are_one_line(checkpoint: Path, tmp_path: Path) -> None:

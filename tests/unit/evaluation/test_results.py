@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from open_r1.config import EvaluateConfig
+from open_r1.errors import UserError
 from open_r1.evaluation.generations import SCHEMA
 from open_r1.evaluation.result_files import METRICS_SCHEMA, write_results
-from open_r1.evaluation.results import TaskResult, results_table, summarize
+from open_r1.evaluation.results import SubjectResult, TaskResult, results_table, stated, summarize
 from open_r1.evaluation.statistics import Interval, pass_at_k
 
 RIGHT = np.array([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 0, 0], [1, 0, 1, 1]])
@@ -50,6 +51,22 @@ def said(results: list[TaskResult], width: int = 80) -> str:
     output = io.StringIO()
     Console(file=output, width=width).print(results_table(results))
     return output.getvalue()
+
+
+def test_names_in_brackets_are_shown_as_they_are() -> None:
+    named = replace(result(), task="sums[hard]", subjects=[SubjectResult("[/b] of algebra", 5, 0.5, 0.1, 0.9)])
+    shown = said([named])
+    assert shown.count("sums[hard]") == 3 and "[/b] of algebra" in shown
+
+
+def test_an_extract_that_fails_is_told_when_every_answer_is_kept() -> None:
+    def last(text: str) -> str:
+        return text[-1]
+
+    assert (stated(last, "4"), stated(last, ""), stated(None, "4"), stated(len, "four")) == ("4", None, None, "4")
+    answers = table(completion=[""] * RIGHT.size, extracted=[None] * RIGHT.size)
+    with pytest.raises(UserError, match=r"task sums: its extract fails on '', at .*test_results\.py:\d+: IndexError"):
+        result(answers, extract=last)
 
 
 def test_every_k_has_its_value_and_an_interval_around_it() -> None:

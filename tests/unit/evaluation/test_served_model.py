@@ -76,7 +76,8 @@ def test_what_failed_is_counted_and_the_same_command_draws_the_rest(
     server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert evaluate(server, tmp_path, "--retries", "0") == 2
-    said = capsys.readouterr().err
+    shown, said = capsys.readouterr()
+    assert "more than the model's context of 4096 leaves: answers end where it is full\n" in shown
     drawn = sum(body["seed"] % 2 for body in server.bodies)
     assert 0 < drawn < 24
     assert f"{24 - drawn} of 24 requests failed after 0 retries (last: connection failed: " in " ".join(said.split())
@@ -90,6 +91,7 @@ def test_what_failed_is_counted_and_the_same_command_draws_the_rest(
     with chat_server(lambda *_: pytest.fail("asked")) as elsewhere:  # a finished run needs nothing, wherever it was
         assert evaluate(elsewhere, tmp_path) == 0
         assert not elsewhere.bodies
+    assert evaluate(elsewhere, tmp_path) == 0  # not even a server
     assert evaluate(server, tmp_path, "--revision", "v2") == 2
     assert "served/m@main" in capsys.readouterr().err
 
@@ -102,6 +104,23 @@ def test_a_later_task_runs_although_requests_of_an_earlier_one_failed(
     assert main([*command, "--reward_workers", "1"]) == 2
     drawn = sum(body["seed"] % 2 for body in server.bodies)
     assert len(server.bodies) == 24 and f"{24 - drawn} of 24 requests failed" in capsys.readouterr().err
+
+
+def test_tasks_that_are_finished_have_their_results_where_another_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def refuse(handler: Handler, body: dict[str, Any], before: int) -> None:
+        if body["messages"][-1]["content"].startswith("Solve"):  # which own problems do not
+            return handler.say({"error": {"message": "too long"}}, 400)
+        solve(handler, body, 1)
+
+    with chat_server(refuse) as state:
+        command = ["evaluate", "--model", "m", "--base_url", state.base_url, "--limit", "4", "--reward_workers", "1"]
+        command += ["--tasks", f"gsm8k={GSM8K}", f"problems={GSM8K}", "--output_dir", str(tmp_path)]
+        assert main(command) == 2
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert [(task["task"], task["problems"]) for task in written["tasks"]] == [("gsm8k_test_64", 4)]
+    assert "gsm8k_test_64    4 × 1" in capsys.readouterr().out
 
 
 def test_a_server_that_is_not_there_is_one_line(
@@ -138,20 +157,51 @@ def test_data_from_a_server(server: ChatServer, tmp_path: Path, capsys: pytest.C
     assert "asked 12 (6 prompts), answered 12" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("code", [400, 500])
 def test_one_lost_request_does_not_stop_the_rounds_after_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    code: int, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse_one(handler: Handler, body: dict[str, Any], before: int) -> None:
-        first = ROWS[0]["question"] in body["messages"][-1]["content"]
-        handler.say({}, 400) if first else handler.say(completion("x"))
+        refused = ROWS[1]["question"] in body["messages"][-1]["content"]
+        handler.say({}, code) if refused else handler.say(completion("x"))
 
     monkeypatch.setattr("open_r1.corpus.generate._PROMPTS_AT_ONCE", 2)
     output = tmp_path / "answers.jsonl"
+    refused_for_good = code == 400  # such a prompt is left out, as one that is too long for a model in this process
     with chat_server(refuse_one) as state:
         command = ["generate", "--dataset", str(GSM8K), "--model", "m", "--base_url", state.base_url, "--limit", "6"]
-        assert main([*command, "--prompt_column", "question", "--output", str(output), "--reward_workers", "1"]) == 2
-    assert "1 of 2 requests failed" in " ".join(capsys.readouterr().err.split())
-    assert len(output.read_text().splitlines()) == 5
+        command += ["--prompt_column", "question", "--output", str(output), "--reward_workers", "1"]
+        assert main(command) == (0 if refused_for_good else 2)
+        said = " ".join("".join(capsys.readouterr()).split())
+        assert ("the server refuses 1 prompt, which is left out (row 1; the last: HTTP 400" in said) is refused_for_good
+        assert ("1 of 2 requests failed" in said) is not refused_for_good
+        assert len(output.read_text().splitlines()) == 5
+        assert json.loads((tmp_path / "answers.jsonl.manifest.json").read_text()).get("refused_rows", 0) == (
+            code == 400
+        )
+
+
+def test_what_is_to_be_overwritten_stays_until_the_server_answers(
+    server: ChatServer, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "answers.jsonl"
+    command = ["generate", "--dataset", str(GSM8K), "--model", "m", "--limit", "4", "--reward_workers", "1"]
+    command += ["--prompt_column", "question", "--output", str(output), "--base_url"]
+    assert main([*command, server.base_url]) == 0
+    before = output.read_text()
+    monkeypatch.setattr(openai_client, "PROBE_SECONDS", 0.1)
+    with chat_server(solve) as gone:
+        pass
+    assert main([*command, gone.base_url, "--overwrite_output"]) == 2
+    assert "no server answers there" in capsys.readouterr().err and output.read_text() == before
+
+
+def test_where_a_server_refuses_everything_there_is_no_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with chat_server(lambda handler, *_: handler.say({"error": {"message": "no top_k"}}, 400)) as state:
+        command = ["generate", "--dataset", str(GSM8K), "--model", "m", "--base_url", state.base_url, "--limit", "6"]
+        command += ["--prompt_column", "question", "--output", str(tmp_path / "a.jsonl"), "--reward_workers", "1"]
+        assert main(command) == 2
+    assert "the server refuses 6 of 6 requests (last: HTTP 400: " in " ".join(capsys.readouterr().err.split())
 
 
 def test_answers_without_a_token_count_are_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -24,6 +24,7 @@ SUMS = Task(
     rows=lambda path: [{{"sum": "1+1?", "value": "2"}}] if path is None else [{{"sum": path, "value": "0"}}],
 )
 NUMBER = 5
+SHORT = Task(name="short", description="", prompt=SUMS.prompt, gold=SUMS.gold, reward=lambda completions, **_: [])
 """
 
 
@@ -97,6 +98,7 @@ def test_a_task_of_ones_own_by_its_module_in_the_current_folder(
         (None, "SUMS", "no file .*own.py; name it module:NAME or path/to/file.py:NAME"),
         (OWN, "SUM", "has no 'SUM'; did you mean SUMS"),
         (OWN, "NUMBER", "is a int, not a Task of"),
+        (OWN, "SHORT", "its reward is a function: give its name, as 'my_module:my_reward'"),
         ("import no_such_library\n", "SUMS", "imports no_such_library, which is not installed"),
         ("x = 1\ny = x / 0\n", "SUMS", "importing .* failed at .*own.py:2: ZeroDivisionError"),
     ],

@@ -239,7 +239,7 @@ def test_large_columns_are_read_from_their_row_when_they_are_asked_for() -> None
         ("aime24", {"problem": "a", "answer": {"value": 4}}, "row 0 of file.jsonl: 'answer' is a dict, not text or"),
         ("olympiadbench", {"question": "a", "final_answer": []}, "has nothing in column 'final_answer'"),
         ("olympiadbench", {"question": "a", "final_answer": [None]}, "'final_answer' is not a list of answers"),
-        ("gpqa:diamond", {**GPQA, "Incorrect Answer 2": 5}, "'wrong_2' is a int, not text"),
+        ("gpqa:diamond", {**GPQA, "Incorrect Answer 2": [5]}, "'wrong_2' is a list, not text"),
         ("gpqa:diamond", {"Question": "a", "Correct Answer": "b"}, "no column 'wrong_1' or 'incorrect_answer_1'"),
         ("humaneval", {"prompt": "a", "test": "b"}, "no column 'canonical_solution'"),
         ("lcb:codegeneration", {"question_content": "a"}, "no column 'public_test_cases'"),
@@ -267,6 +267,28 @@ def test_a_task_of_ones_own_says_which_row_it_cannot_ask() -> None:
     task = Task(name="own", description="", prompt=prompt, gold=lambda row: "4")
     with pytest.raises(UserError, match="task own: row 0 of file: the picture is missing"):
         task.problems([{"a": 1}], ["a"], "file")
+
+
+@pytest.mark.parametrize(
+    ("functions", "message"),
+    [
+        ({"gold": lambda row: row["answer"]}, "row 0 of file: its gold answer '4' is a int, and has to be text"),
+        ({"prompt": lambda row: "2+2?"}, "row 0 of file: its prompt is text, and has to be messages"),
+        ({"prompt": lambda row: row["question"]}, r"row 0 of file: .*test_tasks\.py:\d+: KeyError: 'question'"),
+        ({"subject": lambda row: row["answer"].lower()}, r"row 0 of file: .*test_tasks\.py:\d+: AttributeError"),
+    ],
+)
+def test_a_slip_in_a_task_of_ones_own_is_one_clear_line(functions: dict, message: str) -> None:
+    own = {"prompt": lambda row: [{"role": "user", "content": "2+2?"}], "gold": lambda row: "4", **functions}
+    with pytest.raises(UserError, match=message) as error:
+        Task(name="own", description="", **own).problems([{"answer": 4}], ["answer"], "file")
+    assert "\n" not in str(error.value)
+
+
+def test_choices_may_be_numbers() -> None:
+    numbers = {"Correct Answer": 42, "Incorrect Answer 1": 4, "Incorrect Answer 2": 5.5, "Incorrect Answer 3": 0}
+    (problem,) = read("gpqa:diamond", [{**GPQA, **numbers}])
+    assert f"\n{problem.gold}) 42" in problem.messages[0]["content"]
 
 
 def test_a_gold_answer_is_stated_as_the_prompt_asks() -> None:

@@ -157,11 +157,70 @@ def test_one_request_that_the_server_refuses_does_not_stop_the_others() -> None:
 
     with chat_server(too_long) as state:
         found = []
-        with pytest.raises(RequestsFailed, match=r"1 of 4 requests .*HTTP 400: .*too long") as raised:
+        with pytest.raises(RequestsFailed, match=r"refuses 1 of 4 requests .*HTTP 400: .*too long") as raised:
             for place, _ in replies(Server(state.base_url), bodies(4), total=4):
                 found.append(place)
         assert sorted(found) == [0, 2, 3] and "\n" not in str(raised.value)
+        assert list(raised.value.refused) == [1]
         assert len(state.bodies) == 4  # sending it again could not help
+
+
+def test_prompts_side_by_side_that_are_too_long_do_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_long(handler: Handler, body: dict[str, Any], before: int) -> None:
+        refused = body["seed"] < 2 * openai_stream.GIVE_UP
+        handler.say({"error": "too long"}, 400) if refused else echo(handler, body, before)
+
+    with chat_server(too_long) as state:
+        with pytest.raises(RequestsFailed) as raised:
+            ask(state, 3 * openai_stream.GIVE_UP, concurrency=4)
+        assert len(raised.value.refused) == raised.value.failed == 2 * openai_stream.GIVE_UP
+        both = str(RequestsFailed.together([raised.value, raised.value]))
+        assert both.startswith("the server refuses 128 of 192 requests (last: HTTP 400")
+        monkeypatch.setattr(openai_stream, "GIVE_UP_REFUSED", 40)
+        with pytest.raises(UserError, match=r"40 requests in a row were refused .* no more are sent") as raised:
+            ask(state, 3 * openai_stream.GIVE_UP, concurrency=4)
+        assert not isinstance(raised.value, RequestsFailed)
+
+
+def test_a_prompt_that_moderation_stops_is_not_taken_for_a_refused_key() -> None:
+    def moderated(handler: Handler, body: dict[str, Any], before: int) -> None:
+        handler.say({"error": {"message": "flagged"}}, 403) if body["seed"] == 0 else echo(handler, body, before)
+
+    with chat_server(moderated) as state, pytest.raises(RequestsFailed, match=r"refuses 1 of 9 .*flagged"):
+        ask(state, 9)
+
+
+@pytest.mark.parametrize(("key", "sent"), [("k\n", "Bearer k"), (" ", "Bearer none")])
+def test_a_line_break_after_the_key_is_not_sent(key: str, sent: str) -> None:
+    with chat_server(echo) as state:
+        ask(state, 1, api_key=key)
+        assert {name.lower(): value for name, value in state.headers[0].items()}["authorization"] == sent
+
+
+@pytest.mark.parametrize("key", ["sk-“secret”", "sk-secret\nA=1"])
+def test_a_key_that_cannot_be_sent_is_said_and_not_shown(key: str) -> None:
+    with chat_server(echo) as state, pytest.raises(UserError, match=r"the key for http.* copy it anew") as raised:
+        ask(state, 1, api_key=key)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("babble", "kind", "said"),
+    [
+        (b"<html>Sign in</html>", "text/html", "text/html instead of JSON, .*Sign in"),
+        (b'{"error": {"message": "overloaded"}}', "application/json", "the server says overloaded"),
+    ],
+)
+def test_an_answer_that_is_none_is_said(babble: bytes, kind: str, said: str) -> None:
+    def act(handler: Handler, body: dict[str, Any], before: int) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Type", kind)
+        handler.send_header("Content-Length", str(len(babble)))
+        handler.end_headers()
+        handler.wfile.write(babble)
+
+    with chat_server(act) as state, pytest.raises(RequestsFailed, match=said):
+        ask(state, 1, retries=0)
 
 
 @pytest.mark.parametrize(("code", "key", "message"), [(401, None, "requests without a key"), (403, "k", "the key")])
@@ -172,7 +231,7 @@ def test_a_refused_key_stops_at_once(code: int, key: str | None, message: str) -
     with chat_server(refuse) as state:
         with pytest.raises(UserError, match=f"refuses {message} .*--api_key_env"):
             ask(state, 500, concurrency=2, api_key=key)
-        assert len(state.bodies) < 10
+        assert len(state.bodies) < (10 if code == 401 else 40)
 
 
 def test_an_unknown_model_stops_at_once_and_names_those_there_are() -> None:
@@ -184,6 +243,9 @@ def test_an_unknown_model_stops_at_once_and_names_those_there_are() -> None:
         with pytest.raises(UserError, match=r"does not know the model m .*: it serves Qwen/Qwen3-8B, my-lora"):
             ask(state, 500, concurrency=2)
         assert len(state.bodies) < 10
+        state.models = [{"id": "m"}]
+        with pytest.raises(UserError, match=r"lists m and answers no chats .*: is the address right"):
+            ask(state, 1)
 
 
 def test_a_server_that_dies_is_not_asked_for_everything_that_is_left() -> None:
@@ -241,8 +303,9 @@ def test_the_models_that_a_server_lists(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(openai_client, "PROBE_SECONDS", 0.3)
     with chat_server(echo) as state:
         server = Server(state.base_url)
-        state.models = [{"id": "a", "max_model_len": 4096}, {"id": "b", "context_length": 7}, {"id": "c"}]
-        assert listed_models(server) == {"a": 4096, "b": 7, "c": None}
+        state.models = [{"id": "a", "max_model_len": 4096}, {"id": "b", "context_length": "7"}, {"id": "c"}]
+        state.models += [{"id": "d", "context_length": "long"}, {"id": None}, "e"]
+        assert listed_models(server) == {"a": 4096, "b": 7, "c": None, "d": None}
         state.models = None
         assert listed_models(server) == {}
     with pytest.raises(UserError, match=r"no server answers there \(connection failed: .*\); is it running"):
@@ -256,6 +319,11 @@ def test_the_models_that_a_server_lists(monkeypatch: pytest.MonkeyPatch) -> None
         (completion(""), Reply("", 3, "stop")),
         (completion(None, tokens=None), Reply("", None, "stop")),
         (completion("4", reason="length"), Reply("4", 3, "length")),
+        (completion("", reason="content_filter"), Reply("", 3, "length")),
+        (completion("4", tokens="12"), Reply("4", 12, "stop")),
+        (completion("4", tokens="many"), Reply("4", None, "stop")),
+        (completion("Two\n</think>\n\n4"), Reply("<think>\nTwo\n</think>\n\n4", 3, "stop")),
+        (completion("<think>Two</think>4"), Reply("<think>Two</think>4", 3, "stop")),
         (completion("4", reasoning_content="\nTwo twos.\n"), Reply("<think>\nTwo twos.\n</think>\n\n4", 3, "stop")),
         (completion("\n\n4", reasoning="Two twos."), Reply("<think>\nTwo twos.\n</think>\n\n4", 3, "stop")),
         (completion(None, reasoning_content="Two", reason="length"), Reply("<think>\nTwo", 3, "length")),

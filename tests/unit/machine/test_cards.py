@@ -22,6 +22,8 @@ from open_r1.machine.cards import CARDS, card_named, find_card
         ("h100 nvl", "H100-NVL"),
         ("rtx pro 6000", "RTX-PRO-6000"),
         ("L4", "L4"),
+        ("A40", "A40"),
+        ("RTX A5000", "A5000"),
         ("H100-80GB", "H100"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA A100 80GB PCIe", "A100-80"),

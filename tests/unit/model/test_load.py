@@ -38,6 +38,13 @@ def test_an_empty_folder(load, tmp_path: Path) -> None:
     assert_one_line(error, str(tmp_path), "no JSON files", "is the checkpoint complete?")
 
 
+def test_adapters_alone_have_no_configuration(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError) as error:
+        stored_dtype(str(tmp_path))
+    assert_one_line(error, f"{tmp_path}: the folder holds adapters alone", "--merge_lora true")
+
+
 @pytest.mark.parametrize("load", [load_model, load_tokenizer])
 def test_a_hub_id_that_cannot_be_reached(load) -> None:
     with pytest.raises(UserError) as error:

@@ -212,3 +212,32 @@ def test_each_kind_is_a_command_of_its_own(folder: Folder, run: Run, monkeypatch
     ]
     config = yaml.safe_load(Path("runs/03-three/config.yaml").read_text())
     assert config == {"seed": 9, "output_dir": "runs/03-three", "model": "runs/02-two", "tasks": ["gsm8k"]}
+
+
+def test_more_answers_are_drawn_beside_those_that_are_there(
+    folder: Folder, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = folder.path / "recorder"  # in the place of open-r1 generate
+    recorder.write_text("#!/bin/sh\necho answer >> runs/01-g/generations.jsonl\nexit ${STATUS:-0}\n")
+    recorder.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(recorder))
+
+    def write(**settings: int) -> None:
+        folder.write({"name": "g", "kind": "generate", "settings": {"model": "m", "dataset": "d", **settings}})
+
+    write(limit=10)
+    run()
+    write(limit=20, num_generations=2)
+    monkeypatch.setenv("STATUS", "1")  # killed in the middle
+    with pytest.raises(UserError, match="stage g failed"):
+        run()
+    assert not Path("runs/01-g/manifest.json").exists()
+    monkeypatch.delenv("STATUS")
+    run()
+    assert Path("runs/01-g/generations.jsonl").read_text() == "answer\n" * 3
+    said = " ".join(capsys.readouterr().out.split())
+    assert "resume, limit 10 → 20, num_generations unset → 2" in said
+    write(limit=5)
+    run()
+    assert Path("runs/01-g/generations.jsonl").read_text() == "answer\n"
+    assert Path("runs/.replaced/01-g.1/generations.jsonl").exists()

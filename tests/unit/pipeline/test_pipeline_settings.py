@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from open_r1.errors import UserError
+from open_r1.pipeline.manifest import find_inputs
 from open_r1.pipeline.settings import check_stages, written_settings
-from open_r1.pipeline.spec import Pipeline, read_pipeline
+from open_r1.pipeline.spec import Pipeline, fill, read_pipeline
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,28 @@ def test_a_recipe_is_overridden_whatever_name_a_setting_goes_by() -> None:
     assert "max_seq_length" not in written
     assert written["learning_rate"] == 0.1
     assert (written["seed"], written["output_dir"]) == ("{seed}", "{stage_dir}")
+
+
+def test_a_tilde_is_the_home_folder_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for name in ("rows.jsonl", "work.py", "ddp.yaml"):
+        (tmp_path / "home" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "home" / name).touch()
+    stages = [
+        {"name": "a", "kind": "script", "run": "~/work.py", "args": {"output": "~/out"}},
+        {"launcher": "~/ddp.yaml", **sft(dataset_name="~/rows.jsonl")},
+    ]
+    Path("p.yaml").write_text(yaml.safe_dump({"output_dir": "~/runs", "stages": stages}))
+    pipeline = read_pipeline("p.yaml")
+    check_stages(pipeline)
+    script, training = pipeline.stages
+    home = str(tmp_path / "home")
+    assert str(pipeline.output_dir) == f"{home}/runs" and script.run == f"{home}/work.py"
+    assert fill(script.settings, {}) == {"output": f"{home}/out"}
+    assert training.launcher == {"config_file": f"{home}/ddp.yaml"}
+    found = find_inputs(pipeline, training, written_settings(pipeline, training))
+    assert found == [f"{home}/ddp.yaml", f"{home}/rows.jsonl"]
+    assert str(read_pipeline("p.yaml", output_dir="~/else").output_dir) == f"{home}/else"
 
 
 def test_a_stage_may_say_its_own_seed() -> None:

@@ -112,6 +112,21 @@ def test_sigterm_lets_the_stage_save_and_the_next_start_resumes(folder: Folder, 
     assert "resume_from_checkpoint" not in yaml.safe_load((stage / "manifest.json").read_text())["settings"]
 
 
+def test_a_stopped_stage_goes_on_under_settings_that_do_not_matter(folder: Folder, trainer: Callable, start) -> None:
+    stage = write_sft(folder, save_total_limit=5)
+    pipeline = start()
+    wait_for(stage / "begun")
+    pipeline.send_signal(signal.SIGTERM)
+    pipeline.communicate(timeout=60)
+
+    (folder.path / "go").touch()
+    write_sft(folder, save_total_limit=1)  # the disk was full
+    said, _ = start().communicate(timeout=60)
+    assert "resume, stopped in the middle" in said
+    assert yaml.safe_load((stage / "config.yaml").read_text())["save_total_limit"] == 1
+    assert not (folder.path / "runs/.replaced").exists()
+
+
 def test_a_stage_that_was_told_to_stop_is_not_done_whatever_its_status(
     folder: Folder, trainer: Callable, start
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from published_shapes import QWEN_0_5B, QWEN_1_5B, QWEN_7B
+from published_shapes import QWEN_0_5B, QWEN_1_5B, QWEN_7B, QWEN_14B
 
 from open_r1.config import GRPOConfig, SFTConfig, solve_batch
 from open_r1.machine.cards import find_card
@@ -18,13 +18,13 @@ from open_r1.machine.rates import Rate, measured_card
 from open_r1.model.memory import USABLE
 from open_r1.model.shape import ModelShape
 from open_r1.planning.drawing import step_seconds
-from open_r1.planning.duration import flops_per_token, step_duration
+from open_r1.planning.duration import Duration, flops_per_token, step_duration
 from open_r1.planning.memory import step_memory
 from open_r1.planning.options import Option, options
 from open_r1.planning.plan import Plan, plan_run
 from open_r1.planning.situation import Data, Machine, Model
 
-CONFIGS = {"0.5b": QWEN_0_5B, "1.5b": QWEN_1_5B, "7b": QWEN_7B}
+CONFIGS = {"0.5b": QWEN_0_5B, "1.5b": QWEN_1_5B, "7b": QWEN_7B, "14b": QWEN_14B}
 TUTORIAL = {"bf16": True, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
 TRACES = Data(rows=93_733, tokens=553_000_000, source="given")
 GB = 1e9
@@ -143,6 +143,17 @@ def test_a_7b_model_on_24_gb_means_adapters() -> None:
     assert plan.found[0].memory.peak == pytest.approx(20.4 * GB, rel=0.05)  # lora-7b of docs/memory.md
 
 
+def test_frozen_weights_need_no_float32() -> None:
+    """Asked for by name it stayed: adapters over 4 bits were proposed, where over bf16 weights they fit."""
+    settings = sft(max_length=8192, bf16=True, torch_dtype="float32", gradient_accumulation_steps=2)
+    assert (
+        planned(settings, "7b", "4090").found[0].changes.items()
+        >= {"use_peft": True, "torch_dtype": "bfloat16"}.items()
+    )
+    adapters = planned(replace(settings, use_peft=True), "7b", "4090").found[0]
+    assert adapters.changes == {"torch_dtype": "bfloat16", "gradient_checkpointing": "full"}
+
+
 def test_shorter_packs_are_the_last_resort() -> None:
     tight = planned(sft(max_length=131_072, bf16=True), "7b", "T4")
     families = [set(option.families) for option in tight.found]
@@ -179,6 +190,33 @@ def test_transformers_draws_where_vllm_leaves_no_room() -> None:
     assert roomy.fits and all("engine" not in option.families for option in roomy.found)
 
 
+def test_one_group_of_completions_is_drawn_by_transformers_too() -> None:
+    """Of sixteen completions or fewer nothing was proposed but a larger GPU."""
+    plan = planned(grpo(use_vllm=True, prompts_per_step=1, max_completion_length=4096), "7b", "4090")
+    assert plan.memory.verdict == "over" and plan.found
+    assert plan.found[0].changes == {"use_vllm": False, "use_peft": True}
+    long = planned(grpo(use_peft=True, prompts_per_step=2, max_completion_length=8192), "7b", "4090")
+    assert long.memory.verdict == "tight" and long.adjusted.changes == {"generation_batch_size": 4}
+
+
+def test_another_engine_is_proposed_only_where_nothing_else_fits() -> None:
+    """It changes no setting of training, and so was taken for what leaves the result the same: 3.9 times as long."""
+    settings = grpo(use_vllm=True, use_peft=True, prompts_per_step=16, max_completion_length=1024)
+    plan = planned(settings, "14b", "L40S")
+    assert plan.memory.verdict == "over"
+    assert [option.changes for option in plan.found] == [{"load_in_4bit": True}]
+
+
+def test_what_is_drawn_meanwhile_may_be_drawn_in_turn() -> None:
+    """An engine that cannot sleep was given up, and a larger GPU proposed."""
+    plan = planned(grpo(use_vllm=True, async_steps=1, max_completion_length=1024), "7b", "L4")
+    assert plan.found[0].changes.items() >= {"async_steps": 0, "use_vllm": False, "use_peft": True}.items()
+    behind = grpo(use_vllm=True, async_steps=1, torch_dtype="bfloat16", optim="adamw_8bit", max_completion_length=4096)
+    plan = planned(behind, "1.5b", "L4")
+    assert plan.memory.verdict == "over" and plan.adjusted is None
+    assert plan.found[0].changes == {"async_steps": 0} and plan.found[0].memory.engine.sleeps
+
+
 def test_grpo_without_vllm_decodes_fewer_at_once() -> None:
     plan = planned(grpo(max_completion_length=8192, num_generations=16), "1.5b", "A100-80")
     assert plan.memory.drawing > plan.memory.limit
@@ -206,6 +244,9 @@ def test_steps_of_rows_and_of_tokens() -> None:
     assert planned(sft(max_steps=7), "0.5b", "H200", Data()).steps == 7
     prompts = planned(grpo(), "0.5b", "H200", Data(rows=100))
     assert prompts.steps == 4  # 100 prompts, 32 a step
+    apart = {"eval_holdout": 50, "eval_strategy": "steps"}
+    assert planned(grpo(**apart), "0.5b", "H200", Data(rows=100)).steps == 2
+    assert planned(grpo(eval_holdout=50), "0.5b", "H200", Data(rows=100)).steps == 4
     again = planned(grpo(num_iterations=2), "0.5b", "H200", Data(rows=100))
     assert again.steps == 7  # two on the same completions
     assert again.duration.drawing == prompts.duration.drawing / 2
@@ -226,6 +267,30 @@ def test_hours_on_the_h200_are_those_that_were_measured() -> None:
     assert plan.duration.training == pytest.approx(3.3, rel=0.2)
     shared = planned(settings, "0.5b", "H200").duration.training
     assert shared == pytest.approx(plan.duration.training * (440 / 8 + 512) / (440 + 512), rel=0.01)
+
+
+def test_a_server_draws_for_all_processes() -> None:
+    """Each was thought to have a server of its own, so that seven GPUs drew in a seventh of the time."""
+
+    def duration(gpus: int, **more: Any) -> Duration:
+        settings = grpo(use_vllm=True, vllm_mode="server", prompts_per_step=64, max_completion_length=1024, **more)
+        launcher = "none" if gpus == 1 else "ddp"
+        return planned(settings, "1.5b", "H200", Data(rows=100), gpus=gpus, launcher=launcher).duration
+
+    alone, eight = duration(1), duration(8)
+    assert eight.drawing == pytest.approx(alone.drawing)
+    assert eight.training < alone.training / 4
+    assert eight.step == eight.drawing + eight.training
+    several = duration(8, vllm_server_devices="4,5,6,7").drawing
+    assert eight.drawing / 4 < several < eight.drawing  # what a step of decoding takes beside the GPU stays
+    behind = duration(8, async_steps=1)
+    assert behind.step == max(behind.drawing, behind.training)
+
+
+def test_tokens_a_second_are_of_the_whole_step() -> None:
+    """As the run itself tells them; those of training alone stood beside hours that they contradicted."""
+    plan = planned(grpo(use_vllm=True), "0.5b", "H200", Data(rows=1000))
+    assert plan.tokens / plan.duration.tokens_per_second == pytest.approx(3600 * plan.hours)
 
 
 def test_a_measured_rate_goes_before_the_table() -> None:
@@ -312,6 +377,7 @@ def test_all_weights_are_trained_unless_that_takes_far_longer() -> None:
     assert adapters.families == ("adapters",) and adapters.pace == "1.1 × as fast"
     paged = others[-1]  # of those, it changes less than adapters do
     assert paged.changes["optim"] == "paged_adamw_8bit" and paged.pace == "3.7 × as long"
+    assert paged.says[-1] == "bf16 weights, 8-bit moments in the host's memory (up to 61 GB of it)"
 
 
 def test_what_fits_is_not_changed_for_nothing() -> None:

@@ -37,5 +37,5 @@ def test_r1_zero_asks_for_the_form_that_it_rewards() -> None:
 def test_small_updates_are_not_rounded_away(name: str) -> None:
     config = recipe(name)
     exact = config.torch_dtype is None or config.optim not in TORCH_OPTIMIZERS
-    assert exact and (config.bf16 or config.torch_dtype), "an update of 5e-6 is lost on a bf16 weight"
+    assert exact and (config.bf16 or config.torch_dtype), "so small an update is lost on a bf16 weight"
     assert config.prompts_per_step * config.num_generations in (512, 1024)

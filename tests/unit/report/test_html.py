@@ -137,6 +137,16 @@ def test_hostile_text_shows_itself_and_does_nothing(run: Path) -> None:
     assert {span.attrib["class"] for pre in tree.iter("pre") for span in pre.iter("span")} == {"token", "think"}
 
 
+def test_what_a_server_was_asked_is_shown_as_it_was_written(run: Path) -> None:
+    asked = json.dumps([{"role": "system", "content": "Be short."}, {"role": "user", "content": "Is\n\\(x\\) 1?"}])
+    for stage in ("01-base", "03-after"):
+        path = run / stage / "problems/generations.parquet"
+        rows = pq.read_table(path).to_pylist()
+        pq.write_table(pa.Table.from_pylist([row | {"prompt": asked} for row in rows]), path)
+    _, tree = read(run)
+    assert "Be short.\nIs\n\\(x\\) 1?" in ["".join(pre.itertext()) for pre in tree.iter("pre")]
+
+
 def test_nothing_is_fetched(run: Path) -> None:
     text, tree = read(run)
     assert not re.search(r"https?://|url\(|@import|src=", text.replace(HOSTILE, "").replace("&lt;img src=x", ""))
@@ -168,6 +178,30 @@ def test_a_single_run_says_what_it_was_and_its_settings(tmp_path: Path) -> None:
     assert "2 steps · reward 2 → 2 · held out 0.25 → 0.5" in words(tree)
     assert [kind.text for kind in tree.iter("span") if kind.attrib.get("class") == "kind"] == ["grpo"]
     assert "beta 0.04" in " ".join(" ".join(fold.itertext()) for fold in tree.iter("details"))
+
+
+def test_tokens_of_steps_that_are_not_logged_are_counted_too(tmp_path: Path) -> None:
+    lines = [json.dumps({"step": step, "loss": 1.0, "tokens": 4000.0}) + "\n" for step in range(1, 41)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert "40 steps · loss 1 → 1 · 160k tokens" in words(read(tmp_path)[1])
+    (tmp_path / "metrics.jsonl").write_text("".join(lines[9::10]))
+    assert "40 steps · loss 1 → 1 · about 160k tokens" in words(read(tmp_path)[1])
+
+
+def test_a_single_evaluation_says_its_settings_and_how_long_it_took(tmp_path: Path) -> None:
+    written = json.loads(results(0.3))
+    (tmp_path / "results.json").write_text(json.dumps(written))
+    _, tree = read(tmp_path)
+    assert not list(tree.iter("a"))  # there is nothing to lead to
+    written["tasks"][0]["seconds"] = 72.3
+    (tmp_path / "results.json").write_text(
+        json.dumps(written | {"settings": {"model": "my/model", "temperature": 0.6}})
+    )
+    _, tree = read(tmp_path)
+    anchors = {node.attrib["id"] for node in tree.iter() if "id" in node.attrib}
+    assert [node.attrib["href"][1:] in anchors for node in tree.iter("a")] == [True]
+    assert "model my/model" in " ".join(" ".join(fold.itertext()) for fold in tree.iter("details"))
+    assert "1:12" in words(tree)
 
 
 def test_an_empty_folder_has_an_empty_report(tmp_path: Path) -> None:

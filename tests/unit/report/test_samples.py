@@ -48,6 +48,9 @@ def test_an_evaluation_without_generations_is_left_out(tmp_path: Path) -> None:
     gone = StageRecord("gone", "evaluate", tmp_path / "gone", tasks=[{"task": "problems"}])
     assert [answer.stage for answer in samples_of("problems", [only, gone]).problems[0].answers] == ["base"]
     assert samples_of("problems", [gone]) is None
+    file = tmp_path / "base" / "problems" / "generations.parquet"
+    file.write_bytes(file.read_bytes()[:-9])  # cut short, as a copy may be
+    assert samples_of("problems", [only]) is None
 
 
 def test_training_samples_come_from_beginning_middle_and_end(tmp_path: Path) -> None:

@@ -53,6 +53,10 @@ def test_an_axis_starts_at_zero_unless_that_is_far(values: list[float], expected
         (1234.5, "1,234"),
         (24881, "24.9k"),
         (1.234e6, "1.23M"),
+        (2.77e9, "2.77B"),
+        (-3.2e12, "-3.2T"),
+        (999.7, "1,000"),
+        (999_960, "1M"),
         (-0.5, "-0.5"),
     ],
 )

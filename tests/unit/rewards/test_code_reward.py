@@ -141,6 +141,9 @@ def test_languages(use: Any) -> None:
     assert code_reward([answer("x", "c++")], verification_info=[{**info, "language": "cpp"}]) == [1.0]
     assert code_reward([answer("x", "js")], verification_info=[row], default_language="javascript") == [1.0]
     assert [program.language for program, _, _ in box.runs] == ["cpp", "javascript"]
+    for name, fence, known in (("C++17", "cpp", "cpp"), ("Python 3", "python", "python"), ("shell", "sh", "bash")):
+        assert code_reward([answer("x", fence)], verification_info=[{**info, "language": name}]) == [1.0]
+        assert box.runs[-1][0].language == known
     with pytest.raises(ValueError, match="several languages: cpp, python"):
         code_reward(
             [answer("x")] * 2, verification_info=[info, {**info, "language": "cpp"}], enforce_same_language=True
@@ -202,3 +205,10 @@ def test_settings(use: Any) -> None:
     code = functions[0]
     assert code([answer(SOLUTIONS["median"])] * 2, verification_info=[MEDIAN] * 2) == [1.0, 1.0]
     assert all(function.timeout_seconds >= 60 for function in functions[:4])
+
+
+def test_an_expected_output_of_many_bytes_fits(use: Any) -> None:
+    box = use(ScriptedSandbox(lambda program, stdin: "7 " * 3_000_000))
+    info = {"language": "python", "test_cases": [{"input": "", "output": "7 " * 3_000_000}]}
+    assert code_reward([answer("print('7 ' * 3_000_000)")], verification_info=[info]) == [1.0]
+    assert box.runs[0][2].output_bytes > 6_000_000

@@ -97,6 +97,22 @@ def test_a_checker(use: Any) -> None:
             assert stdin in ("1 2\n", "2 3\n")
 
 
+@pytest.mark.parametrize("checker", ["raise ValueError('not finished')", "def check(", "print('fine')"])
+def test_a_broken_checker_is_not_the_answers_fault(use: Any, checker: str) -> None:
+    box = use(PlainSandbox())
+    with pytest.raises(NoRewardError, match="checker gives no score, not even to the expected output: "):
+        cf_code_reward([answer("print(3)")], **columns(generated_checker=checker))
+    assert sum("checker.py" in program.files for program, _, _ in box.runs) <= 2
+
+
+def test_an_interactive_problem(use: Any) -> None:
+    use(PlainSandbox())
+    row = columns(interaction_format="Print a guess, then read an answer.")
+    with pytest.raises(NoRewardError, match="1/A is interactive"):
+        cf_code_reward([answer(ADD)], **row)
+    assert cf_code_reward([answer(ADD)], **columns(interaction_format=None)) == [1.1]
+
+
 def test_files_for_input_and_output(use: Any) -> None:
     copy = "numbers = open('input.txt').read().split()\nopen('output.txt', 'w').write(str(sum(map(int, numbers))))"
     three = "open('output.txt', 'w').write('3')\n"

@@ -73,6 +73,17 @@ def test_how_programs_end(run: dict[str, Any], outcome: Outcome) -> None:
     assert outcome_of({"run": {**RUN, **run}}) == outcome
 
 
+@pytest.mark.parametrize("status", ["OL", "EL"])
+def test_a_server_that_takes_too_little_output_is_the_users_to_mend(status: str) -> None:
+    run = {**RUN, "stdout": "1 " * 500, "code": None, "signal": "SIGKILL", "status": status}
+    with serve(lambda path, payload: (200, {"run": run})) as server:
+        box = PistonSandbox([f"http://{server.address}/api/v2"])
+        with pytest.raises(UserError, match="1,000 bytes were taken: start it with PISTON_OUTPUT_MAX_SIZE=4194304"):
+            box.run(Program("print('1 ' * 1000)"), "", Limits())
+        run["stdout"] = "1 " * 50_000
+        assert box.run(Program("print('1 ' * 100000)"), "", Limits()).status == "output_limit"
+
+
 def test_what_does_not_compile() -> None:
     compiled = {"stdout": "", "stderr": "main.cpp: no", "code": 1, "signal": None}
     assert outcome_of({"compile": compiled, "run": RUN}) == Outcome("compile_error", "", "main.cpp: no", 1)

@@ -89,8 +89,15 @@ def test_languages(language: str, source: str, tool: str) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"there is no {tool}")
     files = {"two.h": "int two();", "two.cpp": "int two() { return 2; }"}
-    outcome = run(Program(source, language, files), "42\n", replace(LIMITS, memory_bytes=2**40))
+    outcome = run(Program(source, language, files), "42\n", LIMITS)
     assert (outcome.status, outcome.stdout.strip()) == ("ok", "42"), outcome.stderr
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+def test_deep_recursion_has_the_stack_that_it_has_in_the_local_sandbox() -> None:
+    source = "int f(int n) { volatile int x = n; return n ? 1 + f(n - 1) + x - n : 0; }\n"
+    outcome = run(Program(source + "int main() { return f(1000000) != 1000000; }", "cpp"))
+    assert (outcome.status, outcome.signal) == ("ok", None)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")

@@ -196,10 +196,11 @@ def test_an_engine_that_is_lost_costs_no_step(
 def test_no_reward_is_not_a_reward_of_zero(settings: dict[str, Any], rewards: str, sums: Path, tmp_path: Path) -> None:
     data = few_prompts(tmp_path / "sums.jsonl", sums, 5)
     mine = {"dataset_name": data, "reward_funcs": [f"{rewards}:rarely"], "prompts_per_step": 1, "max_steps": 5}
-    run = train("grpo", tmp_path / "run", **settings | mine)
+    run = train("grpo", tmp_path / "run", **settings | mine, log_completions=True)
     for name in ("reward", f"rewards/{rewards}:rarely"):
         assert sorted(line[name] is None for line in run.metrics) == [False] + 4 * [True]
         assert [line[name] for line in run.metrics if line[name] is not None] == [1.0]
+    assert "NaN" not in (run.folder / "completions.jsonl").read_text()  # which is not JSON
 
 
 def test_completions_that_cannot_be_written(

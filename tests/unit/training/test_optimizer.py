@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from transformers import GptOssConfig, GptOssForCausalLM
 
 from open_r1.config import TrainingConfig
 from open_r1.training.optimizer import build_optimizer
@@ -38,6 +39,17 @@ def test_decay_by_hand() -> None:
     optimizer.step()
     torch.testing.assert_close(model.weight, torch.full((2, 2), 0.95))  # 1 - rate · decay
     torch.testing.assert_close(model.bias, torch.ones(2))
+
+
+def test_biases_of_experts_are_not_decayed() -> None:
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "head_dim": 8, "num_local_experts": 4}
+    sizes |= {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "num_experts_per_tok": 2}
+    model = GptOssForCausalLM(GptOssConfig(**sizes))
+    optimizer = build_optimizer(model, TrainingConfig(output_dir="out", weight_decay=0.5))
+    decayed = {id(p) for group in optimizer.param_groups if group["weight_decay"] for p in group["params"]}
+    names = [name for name, parameter in model.named_parameters() if id(parameter) in decayed]
+    assert {name for name in names if "bias" in name or "norm" in name} == set()
+    assert any(name.endswith("experts.gate_up_proj") for name in names)
 
 
 def test_a_model_of_vectors_alone() -> None:

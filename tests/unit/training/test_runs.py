@@ -77,6 +77,13 @@ def test_the_final_model_is_as_its_base_was_stored(sft_settings: dict[str, Any],
     assert AutoTokenizer.from_pretrained(run.folder).chat_template
 
 
+def test_a_merged_model_is_as_its_base_was_stored(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    settings = sft_settings | {"model_name_or_path": save_tiny_checkpoint(tmp_path / "base", dtype=torch.bfloat16)}
+    run = train("sft", tmp_path / "run", **settings, use_peft=True, lora_r=4, merge_lora=True, max_steps=1)
+    assert {tensor.dtype for tensor in run.weights.values()} == {torch.bfloat16}
+    assert AutoModelForCausalLM.from_pretrained(run.folder).dtype == torch.bfloat16
+
+
 def test_the_loss_falls_on_what_was_held_out(sft_settings: dict[str, Any], tmp_path: Path) -> None:
     mixture = {"datasets": [{"id": str(sft_settings["dataset_name"])}], "seed": 0, "test_split_size": 0.2}
     config = tmp_path / "recipe.yaml"
@@ -98,6 +105,17 @@ def test_held_out_loss_is_the_loss(sft_settings: dict[str, Any], tmp_path: Path)
     run = train("sft", tmp_path / "run", **settings, eval_strategy="epoch")
     (line,) = run.metrics
     assert line["eval_loss"] == pytest.approx(line["loss"], abs=1e-5)
+
+
+def test_held_out_rows_of_which_none_fits(sft_settings: dict[str, Any], tmp_path: Path) -> None:
+    lines = Path(sft_settings["dataset_name"]).read_text().splitlines()
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    (rows / "train.jsonl").write_text("\n".join(lines))
+    (rows / "test.jsonl").write_text(json.dumps(json.loads(lines[0]) | {"solution": "5" * 200}))
+    settings = sft_settings | {"dataset_name": rows, "max_steps": 1, "overlong": "drop", "eval_strategy": "epoch"}
+    with pytest.raises(UserError, match="no held-out sequence has a token to predict within max_length 96; raise it"):
+        train("sft", tmp_path / "run", **settings)
 
 
 @pytest.mark.parametrize("command", ["sft", "grpo"])
@@ -180,13 +198,34 @@ def test_a_step_must_hold_whole_groups(grpo_settings: dict[str, Any], tmp_path: 
     assert line["prompts_drawn"] == 5
 
 
-def test_completions_are_logged_when_asked(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
-    settings = {"max_steps": 2, "log_completions": True, "num_completions_to_print": 3}
-    run = train("grpo", tmp_path, **grpo_settings, **settings)
-    entries = [json.loads(line) for line in (run.folder / "completions.jsonl").read_text().splitlines()]
-    assert len(entries) == 2 * 3
-    assert entries[0]["prompt"][-1]["content"].endswith("?")
+@pytest.mark.parametrize(("count", "written"), [(3, 3), (6, 6), (0, 0), (None, 4)])
+def test_completions_are_logged_when_asked(
+    count: int | None, written: int, grpo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = {} if count is None else {"num_completions_to_print": count}
+    run = train("grpo", tmp_path, **grpo_settings, max_steps=2, log_completions=True, **settings)
+    entries = completions_of(run)
+    assert [entry["step"] for entry in entries] == [1] * written + [2] * written
+    assert all(entry["prompt"][-1]["content"].endswith("?") for entry in entries)
     assert all(0 <= entry["reward"] <= 1 for entry in entries)
+
+
+def test_completions_of_steps_that_are_taken_again_stand_there_once(
+    grpo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    settings = grpo_settings | {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "log_completions": True}
+    run = train("grpo", tmp_path / "run", **settings, num_iterations=2)
+    before = completions_of(run)
+    assert sorted({entry["step"] for entry in before}) == [1, 3, 5]
+    with (run.folder / "completions.jsonl").open("a") as file:
+        file.write('{"draw": 99, "prom')  # where a kill cut it
+    again = {"resume_from_checkpoint": run.folder / "checkpoint-2"}
+    assert completions_of(train("grpo", run.folder, **settings, num_iterations=2, **again)) == before
+
+
+def completions_of(run: Run) -> list[dict[str, Any]]:
+    """The entries of completions.jsonl."""
+    return [json.loads(line) for line in (run.folder / "completions.jsonl").read_text().splitlines()]
 
 
 def test_a_padding_token_outside_the_embedding(grpo_settings: dict[str, Any], tmp_path: Path) -> None:
@@ -200,6 +239,24 @@ def test_a_padding_token_outside_the_embedding(grpo_settings: dict[str, Any], tm
     settings = grpo_settings | {"model_name_or_path": model, "per_device_train_batch_size": 32, "max_steps": 1}
     plain = train("grpo", tmp_path / "plain", **settings | {"model_name_or_path": grpo_settings["model_name_or_path"]})
     assert train("grpo", tmp_path / "run", **settings).losses == plain.losses
+
+
+@pytest.mark.parametrize("command", ["sft", "grpo"])
+def test_a_token_outside_the_embedding(
+    command: str, sft_settings: dict[str, Any], grpo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    """A GPU would say it as an assertion somewhere in the middle of the run."""
+    settings = {"sft": sft_settings, "grpo": grpo_settings}[command]
+    model = Path(shutil.copytree(settings["model_name_or_path"], tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens(["<step>"])
+    tokenizer.save_pretrained(model)
+    settings = settings | {"model_name_or_path": model, "max_steps": 1}
+    train(command, tmp_path / "unused", **settings)
+    rows = Path(settings["dataset_name"]).read_text().replace("+", "<step>")
+    (tmp_path / "rows.jsonl").write_text(rows)
+    with pytest.raises(UserError, match=r"the data has the token '<step>' \(259\), and the model's embedding has 259"):
+        train(command, tmp_path / "run", **settings | {"dataset_name": tmp_path / "rows.jsonl"})
 
 
 def test_a_stop_whose_checkpoint_fails_does_not_say_saved(

@@ -23,6 +23,7 @@ def schedule(kind: str, total: int = 10, rate: float = 1.0, **settings: Any) -> 
         ("linear", {}, {0: 1.0, 5: 0.5, 9: 0.1, 10: 0.0}),
         ("linear", {"warmup_steps": 2}, {0: 0.0, 1: 0.5, 2: 1.0, 6: 0.5, 10: 0.0}),
         ("linear", {"warmup_ratio": 0.15}, {1: 0.5, 2: 1.0, 6: 0.5}),  # 1.5 steps are two
+        ("linear", {"warmup_steps": 0.15}, {1: 0.5, 2: 1.0, 6: 0.5}),  # as transformers 5 names the share
         ("linear", {"warmup_ratio": 0.5, "warmup_steps": 2}, {1: 0.5, 2: 1.0}),
         ("cosine", {}, {0: 1.0, 5: 0.5, 10: 0.0}),
         ("cosine", {"warmup_steps": 4}, {2: 0.5, 4: 1.0, 7: 0.5, 10: 0.0}),

@@ -106,6 +106,16 @@ def test_lines_fit_a_screen(entry: Entry) -> None:
         assert len(line) <= 112, line
 
 
+@pytest.mark.parametrize("name", ["disk-full", "killed-from-outside", "sigterm"])
+def test_a_command_without_checkpoints_is_told_of_none(name: str) -> None:
+    entry = next(entry for entry in ENTRIES if entry.name == name)
+    assert "--resume_from_checkpoint" in "\n".join(lines_of(entry, {}, "sft --config a.yaml"))
+    said = "\n".join(lines_of(entry, {}, "evaluate --model m"))
+    assert not re.search("checkpoint true|--save_", said)
+    assert re.search(r"open-r1 evaluate --model m +# the same again goes on where this ended", said)
+    assert "goes on" not in "\n".join(lines_of(entry, {}, "evaluate --model m --overwrite_output_dir true"))
+
+
 def test_remarks_stand_in_one_column() -> None:
     assert aligned(["--a 1  # one", "--longer 22  # two", "x" * 80 + "  # three", "bare"]) == [
         "--a 1        # one",

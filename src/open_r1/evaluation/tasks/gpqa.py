@@ -19,11 +19,16 @@ def choices(row: Row) -> tuple[list[str], str]:
 
     The order is drawn by a seed made of the question and its choices, so it is the same in every run and every copy.
     """
-    right = text(row, "correct_answer").strip()
-    drawn = [right, *(text(row, name).strip() for name in WRONG)]
+    drawn = [_choice(row, name) for name in ("correct_answer", *WRONG)]
     seed = hashlib.sha256("\n".join([text(row, "question").strip(), *drawn]).encode()).digest()
     order = random.Random(int.from_bytes(seed[:8], "big")).sample(range(len(drawn)), len(drawn))
     return [drawn[place] for place in order], LETTERS[order.index(0)]
+
+
+def _choice(row: Row, name: str) -> str:
+    """A choice as text; of a file in which all of them are numbers, the number."""
+    value = row[name]
+    return str(value) if isinstance(value, int | float) else text(row, name).strip()
 
 
 def prompt(row: Row) -> Messages:
