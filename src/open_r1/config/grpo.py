@@ -14,6 +14,7 @@ from open_r1.config.no_effect import GRPO_NO_EFFECT, GRPO_NOT_OFFERED, TRAINING_
 from open_r1.config.policy_loss import PolicyLossConfig
 from open_r1.config.rollouts import RolloutConfig
 from open_r1.config.settings import (
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -123,6 +124,9 @@ class GRPOConfig(
 
     prompt_template: str = "{{ instruction }}"
     """What is asked; {{ instruction }} stands for the prompt of the row."""
+
+    learning_rate: NonNegativeFloat = 1e-6
+    """Peak learning rate."""
 
     max_prompt_length: PositiveInt | None = 512
     """Longest prompt in tokens; unset is no limit."""

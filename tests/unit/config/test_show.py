@@ -56,7 +56,7 @@ def test_rows_are_what_the_run_uses() -> None:
     rows = {name: (value, origin) for name, value, origin in config_rows(parse(GRPOConfig, words, prog="x"))}
     assert rows["scale_rewards"] == ("none", "flag")
     assert rows["top_k"] == ("0", "flag")
-    assert rows["learning_rate"] == ("1e-05", "default")
+    assert rows["learning_rate"] == ("1e-06", "default")  # of GRPO; SFT has ten times as much
 
 
 @pytest.mark.parametrize("cls", CLASSES)
