@@ -234,7 +234,8 @@ def _gathered_bytes(shape: ModelShape, work: Workload) -> float:
     w = work.compute_dtype.itemsize
     if not work.compiled:
         return w * min(shape.parameters, LIVE_PARAMETERS)
-    return w * ((shape.head or shape.embedding) + 2 * shape.linear / shape.layers)
+    of_layers = shape.parameters - shape.embedding - shape.head  # experts are in no linear module
+    return w * ((shape.head or shape.embedding) + 2 * of_layers / shape.layers)
 
 
 def _optimizer_bytes(shape: ModelShape, work: Workload) -> float:

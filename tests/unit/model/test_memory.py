@@ -199,6 +199,10 @@ def test_experts() -> None:
     )
     shape = ModelShape.of(config)
     assert (shape.intermediate, shape.attention, shape.key_value) == (96, 128, 64)
+    work = Workload(tokens=512, compiled=True, weight_dtype=torch.float32)
+    alone, sharded = (estimate_memory(shape, replace(work, weight_shards=shards), "none") for shards in (1, 2))
+    of_experts = 3 * 8 * 48 * 64  # FSDP gathers those of a layer too, though no linear module has them
+    assert sharded.layer - alone.layer > work.compute_dtype.itemsize * 2 * of_experts
 
 
 def test_a_cpu_has_no_device_memory() -> None:
