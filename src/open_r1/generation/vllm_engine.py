@@ -65,6 +65,9 @@ class VllmEngine:
         UserError: vLLM is not installed, there is no GPU, or vLLM does not start; says what to change.
     """
 
+    _process: VllmProcess | None = None
+    """None of an engine in this process."""
+
     def __init__(self, model: str, options: VllmOptions, *, log: Path, arguments: Mapping[str, Any] = _NONE) -> None:
         self._options, self._log = options, log
         self._process = VllmProcess(model, _arguments(options) | dict(arguments), log)
@@ -161,7 +164,7 @@ class VllmEngine:
 
     def _why(self, error: Exception) -> str:
         """Why its process is dead."""
-        if killed := self._process.killed:
+        if self._process is not None and (killed := self._process.killed):
             return (
                 f"its process was ended by {killed}, as the system does where the machine's memory runs out (not the "
                 f"GPU's; `dmesg` tells): take a machine with more of it (log: {self._log})"
