@@ -5,20 +5,28 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_text(path: Path, text: str) -> None:
     """Writes ``path`` by renaming a finished file onto it, so that a crash leaves no torn file."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with replacing(path, path.with_name(f".{path.name}.{os.getpid()}.partial")) as file:
+        file.write(text.encode("utf-8"))
+
+
+@contextmanager
+def replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
+    """``partial``, to be written: once it is on the disk it takes the place of ``path``; a failure leaves nothing."""
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException:  # a full disk: what is left of it would only fill that further
         partial.unlink(missing_ok=True)
         raise
 

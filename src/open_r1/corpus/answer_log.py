@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from open_r1.errors import UserError
+from open_r1.files import replacing
 
 Record = dict[str, Any]
 Key = tuple[str, int]
@@ -132,16 +133,8 @@ def revise_log(path: Path, revised: Mapping[Key, Mapping[str, Any] | None]) -> N
 
 
 def _rewrite(path: Path, lines: Iterable[bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        with temporary.open("wb") as target:
-            target.writelines(lines)
-            target.flush()
-            os.fsync(target.fileno())
-        os.replace(temporary, path)
-    except BaseException:  # a full disk: what is left of it would only fill that further
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, path.with_name(f".{path.name}.partial")) as target:
+        target.writelines(lines)
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from open_r1.errors import UserError
-from open_r1.generation.decode_graphs import capture_sizes
+from open_r1.generation.decode_graphs import compilation_config
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.sampled_logprobs import follow_sampler
 from open_r1.generation.vllm_engine import VllmEngine, completion_of, sampling_params
@@ -237,7 +237,6 @@ def _start(model: str, options: ColocatedOptions, log: Path) -> tuple[Any, torch
 
 def _arguments(options: ColocatedOptions) -> dict[str, Any]:
     """The arguments of ``vllm.LLM`` that do not keep vLLM's own default."""
-    sizes = None if options.enforce_eager else capture_sizes(options.max_num_seqs)
     arguments: dict[str, Any] = {
         "load_format": "dummy",
         "dtype": options.dtype,
@@ -246,7 +245,7 @@ def _arguments(options: ColocatedOptions) -> dict[str, Any]:
         "max_model_len": options.max_model_length,
         "max_num_seqs": options.max_num_seqs,
         "enforce_eager": options.enforce_eager,
-        "compilation_config": {"cudagraph_capture_sizes": sizes} if sizes else None,
+        "compilation_config": compilation_config(options.max_num_seqs, options.enforce_eager),
         "enable_sleep_mode": options.sleeps,
         "trust_remote_code": options.trust_remote_code,
         "skip_tokenizer_init": True,  # prompts go in and completions come out as token ids

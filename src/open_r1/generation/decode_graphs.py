@@ -8,6 +8,12 @@ STRIDE = 64
 """Of further ones. A step is padded to the next size, and each takes a moment of the start."""
 
 
+def compilation_config(completions: int | None, eager: bool) -> dict[str, list[int]] | None:
+    """What vLLM is to be told, where its own graphs do not go far enough."""
+    sizes = None if eager or not completions else capture_sizes(completions)
+    return {"cudagraph_capture_sizes": sizes} if sizes else None
+
+
 def capture_sizes(completions: int) -> list[int] | None:
     """Sizes up to as many ``completions`` as are decoded at once; None where vLLM's own go as far.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1.errors import UserError
-from open_r1.generation.decode_graphs import capture_sizes
+from open_r1.generation.decode_graphs import compilation_config
 from open_r1.generation.engine import Completion, Request, SamplingParams, check_requests
 from open_r1.generation.interruption import check_interruption
 from open_r1.generation.vllm_process import VllmProcess, decode_scheduler, explain
@@ -205,7 +205,6 @@ def completion_of(request: Request, answer: Any, logprobs: Sequence[float] = ())
 
 def _arguments(options: VllmOptions) -> dict[str, Any]:
     """The arguments of ``vllm.LLM`` that do not keep vLLM's own default."""
-    graphs = None if options.enforce_eager or not options.max_num_seqs else capture_sizes(options.max_num_seqs)
     arguments: dict[str, Any] = {
         "dtype": options.dtype,
         "gpu_memory_utilization": options.gpu_memory_utilization,
@@ -220,6 +219,6 @@ def _arguments(options: VllmOptions) -> dict[str, Any]:
         "revision": options.revision,
         "max_model_len": options.max_model_length,
         "max_num_seqs": options.max_num_seqs,
-        "compilation_config": {"cudagraph_capture_sizes": graphs} if graphs else None,
+        "compilation_config": compilation_config(options.max_num_seqs, options.enforce_eager),
     }
     return {name: value for name, value in arguments.items() if value is not None}

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from open_r1.config import TrainingConfig
+from open_r1.files import write_text
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.trackers import Trackers
 
@@ -36,10 +38,7 @@ class MetricLog:
         if not runtime.is_main:
             return
         path = Path(config.output_dir) / FILE
-        kept = [line for line in read_metrics(path) if line["step"] <= first_step] if first_step else []
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        os.replace(temporary, path)
+        keep_lines(path, lambda line: 0 < first_step >= line["step"])
         self._file = path.open("a", buffering=1)
         self._trackers = Trackers(config, first_step)
 
@@ -78,6 +77,11 @@ class MetricLog:
         except OSError:  # said already, when it was written
             self._failed = True
         self._trackers.finish()
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Drops from a file of JSON lines those that ``keep`` does not want, and those that are not whole."""
+    write_text(path, "".join(f"{json.dumps(line)}\n" for line in read_metrics(path) if keep(line)))
 
 
 def read_metrics(path: Path) -> list[dict[str, float | None]]:

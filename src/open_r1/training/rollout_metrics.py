@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from open_r1.data.prompts import PromptSet
 from open_r1.parallel.runtime import Runtime
 from open_r1.rl.filters import has_signal
 from open_r1.training.group_draws import Drawn
-from open_r1.training.metrics import COMPLETIONS_FILE, read_metrics
+from open_r1.training.metrics import COMPLETIONS_FILE, keep_lines
 from open_r1.training.repetition import in_a_loop
 from open_r1.training.rollouts import Group
 
@@ -127,10 +126,7 @@ class RolloutMetrics:
 def _forget_from(path: Path, draw: int) -> None:
     """Drops what a run that this one continues has written of the prompts that are drawn again, from this number on."""
     if path.is_file():
-        kept = [entry for entry in read_metrics(path) if entry.get("draw", -1) < draw]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept))
-        os.replace(temporary, path)
+        keep_lines(path, lambda entry: entry.get("draw", -1) < draw)
 
 
 def is_of_rollouts(name: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import operator
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from open_r1.parallel.runtime import Runtime
 from open_r1.training.alarms import LOOKOUTS, Finding
 from open_r1.training.history import History
 from open_r1.training.metrics import FILE as METRICS_FILE
-from open_r1.training.metrics import read_metrics
+from open_r1.training.metrics import keep_lines, read_metrics
 from open_r1.training.rollout_metrics import is_of_rollouts
 
 ALARMS_FILE = "alarms.jsonl"
@@ -117,10 +116,7 @@ class RunWatch:
         """Drops what was said about steps that are about to be taken again."""
         if not self._path.exists():
             return
-        kept = [entry for entry in read_metrics(self._path) if entry["step"] <= first_step]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(f"{json.dumps(entry)}\n" for entry in kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        keep_lines(self._path, lambda entry: entry["step"] <= first_step)
 
 
 def _is_so(rule: StopRule, metrics: Mapping[str, float | None], findings: Mapping[str, Finding]) -> bool | None:
