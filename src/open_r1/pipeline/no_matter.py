@@ -10,7 +10,8 @@ _TRAINING = """
     save_strategy save_steps save_total_limit
     dataset_num_proc token_cache_dir encoder max_bad_rows_shown plan
     reward_workers parallel_code_exec_per_proc e2b_router_url morph_router_url
-    vllm_gpu_memory_utilization vllm_server_host vllm_server_port
+    vllm_gpu_memory_utilization vllm_server_host vllm_server_port vllm_server_base_url vllm_server_devices
+    vllm_server_timeout vllm_group_port
 """
 _DRAWING = """
     vllm_server_url base_url api_key_env input_batch_size batch_size concurrency client_replicas timeout retries

@@ -147,9 +147,8 @@ def read_data(config: PlanSFTConfig | PlanGRPOConfig) -> Data:
         return Data(config.rows, None, None, f"no data set is given: add --dataset_name, or {size}")
     mixture = config.dataset_mixture
     names = [config.dataset_name] if mixture is None else [entry.id for entry in mixture.datasets]
-    if not all(
-        is_path(name) or Path(name).expanduser().exists() for name in names
-    ):  # on the hub: even a sample would be a download of hundreds of megabytes
+    # On the hub even a sample would be a download of hundreds of megabytes.
+    if not all(is_path(name) or Path(name).expanduser().exists() for name in names):
         return Data(config.rows, None, None, f"{config.dataset_name or 'the mixture'} is not read: give {size}")
     return _sft_data(config) if isinstance(config, SFTConfig) else _grpo_data(config)
 

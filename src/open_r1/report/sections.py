@@ -118,9 +118,7 @@ def _facts(curves: Curves) -> Markup:
             first, last = first_and_last(curves[name])
             parts += [f" · {said} ", element("b", f"{short(first)} → {short(last)}")]
     if "tokens" in curves:
-        logged = [
-            value for _, value in curves["tokens"]
-        ]  # each of one step, and of some steps where not all are logged
+        logged = [value for _, value in curves["tokens"]]  # each of one step; not every step need be logged
         about = len(logged) < steps
         total = sum(logged) * (steps / len(logged) if about else 1)
         parts += [" · about " if about else " · ", element("b", short(total)), " tokens"]
