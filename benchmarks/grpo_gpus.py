@@ -35,7 +35,7 @@ from grpo_job import Job
 from sft import wait_for
 
 from open_r1.files import write_json
-from open_r1.generation.server_process import free_port
+from open_r1.generation.server_port import free_port
 
 SCRIPT = ROOT / "src" / "open_r1" / "grpo.py"
 KINDS = ("one", *WAYS, "server")

@@ -17,7 +17,7 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.served import Trainer, start_served
 from open_r1.generation.served_engine import ServedEngine
-from open_r1.generation.server_process import free_port
+from open_r1.generation.server_port import free_port
 from open_r1.generation.server_protocol import sizes_of
 
 pytestmark = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -15,6 +14,7 @@ from rich.console import Console
 from open_r1.config import parse
 from open_r1.config.serve import ServeConfig
 from open_r1.errors import Terminated
+from open_r1.generation.server_port import reserve
 from open_r1.troubleshooting.watcher import end_at_once
 
 
@@ -28,16 +28,14 @@ def main(argv: Sequence[str]) -> None:
     if config.end_with_stdin:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
 
+    place = reserve((config.host, config.port))
     # Only now, as torch and transformers take seconds to import.
-    from open_r1.generation.server import EngineServer, listening
+    from open_r1.generation.server import EngineServer
     from open_r1.generation.server_model import open_model
 
-    address = (config.host, config.port)
-    with listening(address), socket.create_server(address):  # said before the model is loaded, not minutes later
-        pass
     model = open_model(config, Path(config.log))
     try:
-        with closing(model.engine), EngineServer(address, model, config.weight_timeout) as server:
+        with closing(model.engine), EngineServer(place, model, config.weight_timeout) as server:
             facts = model.facts
             how = f"{facts.engine}, {facts.dtype}, {facts.device} × {facts.workers}"
             line = f"serving {facts.model} ({how}) at {server.url}"

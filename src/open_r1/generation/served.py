@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,9 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import TrainableEngine
 from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server_client import ServerClient
+from open_r1.generation.server_port import check_free
 from open_r1.generation.server_process import ServerProcess, nth_devices, serve_command
 from open_r1.generation.stock_server import StockServerEngine
-
-PORT_SECONDS = 10.0
-"""How long the port of a server that is to be started may still be taken."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ def start_served(
         raise UserError("a server that is started here needs a port: give --vllm_server_port")
     process = None
     if trainer.sends_weights:
-        _check_free(int(port))
+        check_free(int(port))
         visible = nth_devices(devices, os.environ.get("CUDA_VISIBLE_DEVICES")) if devices is not None else None
         command = serve_command({"log": log.with_suffix(".vllm.log"), **settings})
         process = ServerProcess(command, log=log, devices=visible)
@@ -94,21 +90,3 @@ def start_served(
         group_port=group_port,
         process=process,
     )
-
-
-def _check_free(port: int) -> None:
-    """Raises UserError where somebody listens at ``port``: a server of another run would be taken for the one here.
-
-    One that has lost its trainer ends by itself, so some seconds are waited for that.
-    """
-    end = time.monotonic() + PORT_SECONDS
-    while True:
-        try:
-            return socket.create_server(("127.0.0.1", port)).close()
-        except OSError as error:
-            if time.monotonic() > end:
-                raise UserError(
-                    f"no server can be started at port {port} ({os.strerror(error.errno)}): another run may have one "
-                    "there; give another --vllm_server_port"
-                ) from error
-        time.sleep(0.2)

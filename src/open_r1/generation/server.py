@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +21,7 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import check_requests
 from open_r1.generation.server_batches import AtCapacity, Batches
 from open_r1.generation.server_model import Meeting, ServedModel
+from open_r1.generation.server_port import listening, reuse
 from open_r1.generation.server_protocol import (
     GENERATE,
     HEALTH,
@@ -55,7 +57,7 @@ class _TryLock:
 
 
 class EngineServer(ThreadingHTTPServer):
-    """Serves ``model`` at ``address``; `serve_forever` runs until `shutdown`.
+    """Serves ``model`` at ``place`` (of `server_port.reserve`); `serve_forever` runs until `shutdown`.
 
     Args:
         weight_timeout: seconds that a trainer may take for one step of a weight update.
@@ -64,11 +66,16 @@ class EngineServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], model: ServedModel, weight_timeout: float) -> None:
+    def __init__(self, place: socket.socket, model: ServedModel, weight_timeout: float) -> None:
         self.model, self.weight_timeout = model, weight_timeout
         self.batches = Batches(model.engine)
+        address = place.getsockname()
+        super().__init__(address, _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = place
         with listening(address):
-            super().__init__(address, _Handler)
+            reuse(place)
+            self.server_activate()
         self.version = NO_WEIGHTS if model.facts.waits_for_weights else 0
         self.weights_lock = threading.Lock()
 
@@ -126,17 +133,6 @@ class EngineServer(ThreadingHTTPServer):
             raise StaleWeights("the model has no whole weights: the trainer has to send them")
         if wanted is not None and wanted != self.version:
             raise StaleWeights(f"the server has weights {self.version} and the trainer asks for {wanted}")
-
-
-@contextmanager
-def listening(address: tuple[str, int]) -> Iterator[None]:
-    """Turns the ways in which listening at ``address`` fails into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{address[0]}:{address[1]} cannot be listened at ({error.strerror}): choose another --port or --host"
-        ) from error
 
 
 class _Handler(BaseHTTPRequestHandler):

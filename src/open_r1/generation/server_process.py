@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from open_r1.parallel.launch_environment import without_launch
 
 _TAIL_BYTES, _TAIL_LINES, _TAIL_CHARACTERS = 1 << 14, 6, 900
 _END_SECONDS = 20.0
+_ERROR = "error: "
 
 
 class ServerProcess:
@@ -54,12 +54,13 @@ class ServerProcess:
             raise UserError(f"the server ended with status {status} before it was up{self.last_words()}")
 
     def last_words(self) -> str:
-        """The last lines of its output, for the end of a sentence; "" where it has said nothing."""
+        """Its error, or else the last lines of its output, for the end of a sentence; "" where it has said nothing."""
         with self._log.open("rb") as file:
             file.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
             text = file.read().decode(errors="replace")
         lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
-        said = " | ".join(lines[-_TAIL_LINES:])[-_TAIL_CHARACTERS:]
+        errors = [line for line in lines if line.startswith(_ERROR)]  # after which comes advice for one at a terminal
+        said = " | ".join(errors[-1:] or lines[-_TAIL_LINES:])[-_TAIL_CHARACTERS:]
         return f"; its last lines: {said} (log: {self._log})" if said else f" (its log, {self._log}, is empty)"
 
     def close(self) -> None:
@@ -103,10 +104,3 @@ def nth_devices(numbers: str, visible: str | None) -> str:
             )
         chosen.append(names[int(number)] if names else number.strip())
     return ",".join(chosen)
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -19,7 +19,7 @@ from open_r1.background import Background
 from open_r1.errors import UserError
 from open_r1.generation.engine import Completion, Request, SamplingParams, check_requests
 from open_r1.generation.server_client import ServerClient, beside
-from open_r1.generation.server_process import free_port
+from open_r1.generation.server_port import free_port
 from open_r1.parallel.weight_channel import BUCKET_BYTES, Bucket, fill_buckets
 
 CONNECTIONS = 1024

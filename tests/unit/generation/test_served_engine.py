@@ -28,7 +28,8 @@ from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server import EngineServer
 from open_r1.generation.server_model import Meeting
-from open_r1.generation.server_process import ServerProcess, free_port, nth_devices, serve_command
+from open_r1.generation.server_port import free_port, reserve
+from open_r1.generation.server_process import ServerProcess, nth_devices, serve_command
 from open_r1.generation.server_protocol import ServerFacts, sizes_of
 from open_r1.generation.transformers_engine import TransformersEngine
 from open_r1.model.load import load_model
@@ -133,6 +134,14 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         ServedEngine(url, process=process, start_timeout=120)
 
 
+def test_of_what_an_ended_server_said_its_error_counts(tmp_path: Path) -> None:
+    said = "echo loading; echo error: no room; echo 'change: --port 8001'; echo 'see: docs'; exit 2"
+    process = ServerProcess(["bash", "-c", said], log=tmp_path / "server.log")
+    process._process.wait(60)
+    with pytest.raises(UserError, match=r"its last lines: error: no room \(log"):
+        process.check()
+
+
 def test_a_server_that_does_not_come_up_fails_by_the_deadline(tmp_path: Path) -> None:
     process = ServerProcess(["bash", "-c", "echo still loading; sleep 600"], log=tmp_path / "server.log")
     begun = time.monotonic()
@@ -195,7 +204,7 @@ class Model:
 
 @contextmanager
 def in_process(model: Model) -> Iterator[str]:
-    with EngineServer(("127.0.0.1", 0), model, 5.0) as server:
+    with EngineServer(reserve(("127.0.0.1", 0)), model, 5.0) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server.url
         server.shutdown()
@@ -389,7 +398,35 @@ def test_what_is_no_request_is_refused(path: str, body: bytes, said: str) -> Non
 
 def test_a_port_that_is_taken_is_said() -> None:
     with in_process(Model()) as url, pytest.raises(UserError, match="choose another --port"):
-        EngineServer(("127.0.0.1", int(url.rsplit(":", 1)[1])), Model(), 1.0)
+        reserve(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+
+
+def test_a_port_is_kept_while_the_model_is_loaded() -> None:
+    place = reserve(("127.0.0.1", 0))
+    address = place.getsockname()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address)
+    with pytest.raises(UserError, match="choose another --port"):
+        reserve(address)
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(address)
+    with EngineServer(place, Model(), 5.0) as server:
+        socket.create_connection(address).close()
+        assert server.url == f"http://{address[0]}:{address[1]}"
+
+
+def test_a_port_that_connections_die_away_at_is_taken() -> None:
+    with in_process(Model()) as url:
+        address = ("127.0.0.1", int(url.rsplit(":", 1)[1]))
+        client = socket.create_connection(address)
+        client.sendall(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(4096), b""))  # to its end: the server has hung up first
+        assert answer.startswith(b"HTTP/1.1 200")
+        client.close()
+    with pytest.raises(OSError, match="in use"), socket.socket() as other:
+        other.bind(address)
+    with EngineServer(reserve(address), Model(), 5.0):
+        socket.create_connection(address).close()
 
 
 @pytest.mark.parametrize(("numbers", "visible", "names"), [("1", None, "1"), ("1,0", "4,7", "7,4"), ("0", "", "0")])

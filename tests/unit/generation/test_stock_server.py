@@ -15,12 +15,12 @@ import torch
 from http_serving import serving
 
 from open_r1.errors import UserError
-from open_r1.generation import served, stock_server
+from open_r1.generation import server_port, stock_server
 from open_r1.generation.engine import Completion, Request, SamplingParams
 from open_r1.generation.served import Trainer, open_served, start_served
 from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server_client import ServerClient
-from open_r1.generation.server_process import free_port
+from open_r1.generation.server_port import free_port
 from open_r1.generation.stock_server import StockServerEngine
 
 CPU = torch.device("cpu")
@@ -186,7 +186,7 @@ def test_a_server_of_our_own_is_started_and_ended(
     engine = start_served(settings, trainer, log=tmp_path / "server.log", start_timeout=120)
     found = open_served(f"http://127.0.0.1:{settings['port']}", trainer)
     assert isinstance(found, ServedEngine) and found.facts == engine.facts
-    monkeypatch.setattr(served, "PORT_SECONDS", 0.0)
+    monkeypatch.setattr(server_port, "FREE_SECONDS", 0.0)
     with pytest.raises(UserError, match=r"no server can be started at port .*; give another --vllm_server_port"):
         start_served(settings, trainer, log=tmp_path / "second.log")  # whose trainer would take over the first one
     assert len(list(found.generate(REQUESTS, PARAMS))) == 5
