@@ -83,7 +83,8 @@ def train(config: GRPOConfig, runtime: Runtime) -> TrainResult:
     publisher = Publisher(config, runtime)
     completions = config.prompts_per_step * config.num_generations
     specs = reward_specs(config)
-    with RewardPool(specs, workers=config.reward_workers, timeout=config.reward_timeout) as pool:
+    on_gpu = runtime.device.type == "cuda"
+    with RewardPool(specs, workers=config.reward_workers, timeout=config.reward_timeout, gives_way=on_gpu) as pool:
         if runtime.is_main and (line := isolation_line(specs)):
             console.print(line, markup=False)
         tokenizer, chat = load_chat(config)

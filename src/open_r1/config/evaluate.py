@@ -53,7 +53,7 @@ class VerificationConfig(Settings):
     """Seconds that one answer may take to be checked."""
 
     reward_workers: PositiveInt | None = None
-    """Processes that check answers; unset takes one a core."""
+    """Processes that check answers; unset takes one a core, and leaves one free beside vLLM."""
 
 
 @dataclass(kw_only=True)

@@ -121,7 +121,7 @@ class GenerateConfig(VllmConfig, PublishedSettings):
     """Seconds that one answer may take to be verified."""
 
     reward_workers: PositiveInt | None = None
-    """Processes that verify answers; unset takes one a core."""
+    """Processes that verify answers; unset takes one a core, and leaves one free beside vLLM."""
 
     seed: NonNegativeInt = 42
     """Seed of the answers."""

@@ -92,7 +92,7 @@ class RewardConfig(Settings):
     """Seconds that one answer may take to be scored before its worker is killed."""
 
     reward_workers: PositiveInt | None = None
-    """Processes that score answers; unset takes one a core."""
+    """Processes that score answers; unset takes one a core, and leaves one free beside a GPU."""
 
     gold_check: bool = True
     """Run the rewards on the data's own gold answers before training."""

@@ -157,7 +157,8 @@ def _verifiers(asked: Sequence[_Asked], config: GenerateConfig, console: Console
     if not golds:
         yield None
         return
-    with RewardPool(["accuracy"], workers=config.reward_workers, timeout=config.reward_timeout) as pool:
+    limits = {"workers": config.reward_workers, "timeout": config.reward_timeout}
+    with RewardPool(["accuracy"], **limits, gives_way=config.engine == "vllm") as pool:
         tried = golds[:: max(1, len(golds) // _GOLDS_CHECKED)]
         rejected = rejected_golds(tried, pool)
         if rejected:

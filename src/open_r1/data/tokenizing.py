@@ -23,6 +23,7 @@ from open_r1.data.rows import Piece, Rows
 from open_r1.data.token_files import Chunk, TokenWriter
 from open_r1.data.token_worker import Work, send_piece
 from open_r1.errors import UserError
+from open_r1.machine.limits import usable_cores
 
 ROWS_WORTH_PROCESSES = 1024
 """Below this, this process is done before others have started."""
@@ -40,8 +41,8 @@ def tokenize_rows(rows: Rows, work: Work, writer: TokenWriter, *, num_proc: int 
     Raises:
         UserError: a worker process was killed, or a row is bad under ``strict``.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = num_proc or (min(cores, FAST_WORKERS) if isinstance(work.encoder, FastEncoder) else cores)
+    fast = isinstance(work.encoder, FastEncoder)
+    workers = num_proc or (min(usable_cores(), FAST_WORKERS) if fast else usable_cores())
     total = rows.count
     pieces = rows.pieces(work.columns.conversation, writer.rows)
     several = workers > 1 and (total is None or total - writer.rows >= ROWS_WORTH_PROCESSES)

@@ -57,7 +57,8 @@ def evaluate(
             console.print(line, markup=False)
         pools: dict[str, RewardPool] = {}
         for name, reward in rewards.items():
-            pool = RewardPool([reward], workers=config.reward_workers, timeout=config.reward_timeout)
+            limits = {"workers": config.reward_workers, "timeout": config.reward_timeout}
+            pool = RewardPool([reward], **limits, gives_way=config.engine == "vllm")
             pools[name] = stack.enter_context(pool)
         for source in sources:
             stack.enter_context(_held(folder / source.folder))

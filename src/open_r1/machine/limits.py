@@ -40,6 +40,16 @@ def cpus_of_host() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def usable_cores() -> int:
+    """Whole CPUs that this process may use, one at least: for work that one process of the machine does for all."""
+    return max(1, int(cpu_limit()))
+
+
+def cores_of_rank() -> int:
+    """The share of `usable_cores` that falls to this process, where a launcher has started several on this machine."""
+    return max(1, usable_cores() // max(1, int(os.environ.get("LOCAL_WORLD_SIZE") or 1)))
+
+
 def memory_limit(root: Path = ROOT) -> int:
     """Bytes of memory that this process may use: the smaller of the host's and its control groups' limits."""
     return min([memory_of_host(root), *(limit for _, limit in _memory_groups(root))])

@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from open_r1.errors import UserError
+from open_r1.machine.limits import cores_of_rank
 from open_r1.rewards.call import Traits
 from open_r1.rewards.job import Chunk, Job, Scores
 from open_r1.rewards.pool_worker import SECONDS_BETWEEN_LOOKS, PoolWorker
@@ -41,24 +42,28 @@ class RewardPool:
         workers: int | None = None,
         timeout: float = 10.0,
         memory_bytes: int | None = 2 * 2**30,
+        gives_way: bool = False,
     ) -> None:
         """Starts the worker processes.
 
         Args:
             reward_specs: the functions, as specs or as names with their published parameters.
-            workers: processes; None is one a core that this process may use.
+            workers: processes; None is one a core (`machine.limits.cores_of_rank`).
             timeout: seconds that one answer may take with one function. A function that is called on N answers at once
                 may take N times as long, and is then called on one at a time if its scope allows. A function with an
                 attribute ``timeout_seconds`` has that limit instead.
             memory_bytes: by how much one call of a function of this package may make its process grow; None is no
                 limit. There is none for a user's own function, which may load a model. Kept on Linux only.
+            gives_way: the caller keeps a GPU busy, which waits whenever the caller waits for a core. So the processes
+                have a lower priority, and ``workers`` left out leaves one core free.
 
         Raises:
             UserError: a name is unknown.
         """
         self._specs = [reward_spec(spec) if isinstance(spec, str) else spec for spec in reward_specs]
         self._timeout = timeout
-        self._worker_count = workers or _usable_cores()
+        self._gives_way = gives_way
+        self._worker_count = workers or max(1, cores_of_rank() - gives_way)
         self._memory_bytes = memory_bytes
         self._traits: list[Traits] = []
         self._waiting: deque[Job] = deque()
@@ -147,7 +152,7 @@ class RewardPool:
 
     def _run(self) -> None:
         try:
-            self._workers.extend(PoolWorker(self._specs) for _ in range(self._worker_count))
+            self._workers.extend(PoolWorker(self._specs, self._gives_way) for _ in range(self._worker_count))
             while not self._closing:
                 self._hand_out()
                 self._listen()
@@ -242,7 +247,7 @@ class RewardPool:
                     f"{self._failed_starts} reward workers in a row ended before they were ready "
                     f"({', '.join(spec.name for spec in self._specs)}): what they printed says why"
                 )
-        self._workers[place] = PoolWorker(self._specs)
+        self._workers[place] = PoolWorker(self._specs, self._gives_way)
         if worker.job is not None:
             function = worker.job.chunks[call].function
             reason = f"{self._specs[function].name} {verdict or 'took its process down'}"
@@ -270,7 +275,3 @@ class RewardPool:
 
     def _finish(self, job: Job) -> None:
         self._finished.put((job.key, job.scores))
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

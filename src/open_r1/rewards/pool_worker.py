@@ -18,8 +18,8 @@ SECONDS_BETWEEN_LOOKS = 0.1
 class PoolWorker:
     """A process, the job it has in hand, and when to look at it again."""
 
-    def __init__(self, specs: Sequence[RewardSpec]) -> None:
-        self.process = WorkerProcess(specs)
+    def __init__(self, specs: Sequence[RewardSpec], gives_way: bool) -> None:
+        self.process = WorkerProcess(specs, gives_way)
         self.ready = False
         self.job: Job | None = None
         self.outcomes_due = self.outcomes_heard = 0

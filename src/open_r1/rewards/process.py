@@ -18,28 +18,36 @@ from open_r1.rewards.spec import RewardSpec
 
 _STDERR = 2
 
+LOWER_PRIORITY = 10
+"""By nice(2): a ninth of the share of a core that the caller's own threads have, where they want the same one."""
+
 
 class WorkerProcess:
     """A running ``open_r1.rewards.worker``, the connection to it, and which call it is in.
 
     It is a fresh interpreter rather than a fork or a spawn: a fork would copy threads' locks, a spawn would import the
     script that the user started, and torch with it.
+
+    Args:
+        gives_way: its priority is lower than the caller's.
     """
 
-    def __init__(self, specs: Sequence[RewardSpec]) -> None:
+    def __init__(self, specs: Sequence[RewardSpec], gives_way: bool = False) -> None:
         self.connection, theirs = multiprocessing.Pipe()
         page = Progress.create()
         self.progress = Progress(page)
         descriptors = [theirs.fileno(), page]
-        command = [sys.executable, "-P", "-m", "open_r1.rewards.worker", *map(str, descriptors), str(os.getpid())]
-        # What a reward prints must not end up in the output of the command; a session of its own keeps Ctrl-C away.
+        numbers = [*descriptors, os.getpid(), LOWER_PRIORITY if gives_way else 0]
+        command = [sys.executable, "-P", "-m", "open_r1.rewards.worker", *map(str, numbers)]
+        # What a reward prints must not end up in the output of the command; a group of its own keeps Ctrl-C away. (In a
+        # session of its own a lower priority would be none: Linux shares cores out to sessions, not to processes.)
         # sympy orders terms by hash: with a fixed seed two workers never disagree.
         self._process = subprocess.Popen(
             command,
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=_STDERR,
-            start_new_session=True,
+            process_group=0,
             env={**os.environ, **_search_path(), "PYTHONHASHSEED": "0"},
         )
         theirs.close()

@@ -1,4 +1,4 @@
-"""A process that computes rewards: ``python -m open_r1.rewards.worker FD PAGE PARENT``, started by a RewardPool.
+"""A process that computes rewards: ``python -m open_r1.rewards.worker FD PAGE PARENT NICE``, started by a RewardPool.
 
 It speaks pickled tuples over the socket FD. It first receives (search path, reward specs) and answers ("ready",
 traits) or ("broken", what is wrong). Then, for each job (completions, columns, calls), where a call is (function,
@@ -34,6 +34,7 @@ SECONDS_HELD_BACK = 0.01
 def main(argv: Sequence[str]) -> None:
     """Serves jobs until the pool closes the socket or dies."""
     _die_with(parent=int(argv[2]))
+    os.nice(int(argv[3]))
     connection, progress = Connection(int(argv[0])), Progress(int(argv[1]))
     try:
         functions = _build(connection)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from open_r1.machine.limits import cores_of_rank
 from open_r1.sandbox.binaries import Binaries
 from open_r1.sandbox.coverage import Coverage
 from open_r1.sandbox.languages import COMPILE_LIMITS, LARGEST_BINARY, Language, files_of, language_of, limit_fields
@@ -58,14 +58,14 @@ class LocalSandbox:
         """Starts nothing yet.
 
         Args:
-            workers: programs that run at the same time; None is one a core that this process may use.
+            workers: programs that run at the same time; None is one a core (`cores_of_rank`).
             isolation: the box; ``auto`` is the best that this machine gives.
             nested: False gives each program a box of its own rather than namespaces within one that is up; it is what
                 remains where the kernel refuses those.
         """
         if isolation not in get_args(Isolation):
             raise ValueError(f"isolation must be one of {', '.join(get_args(Isolation))}, not {isolation!r}")
-        self._pool = WorkerPool(workers or _usable_cores(), isolation, nested)
+        self._pool = WorkerPool(workers or cores_of_rank(), isolation, nested)
         self._binaries = Binaries()
         self._finalizer = weakref.finalize(self, self._pool.close)
 
@@ -164,9 +164,3 @@ def _outcome(header: Mapping[str, Any], output: list[bytes]) -> Outcome:
 def _executable(language: Language) -> str:
     assert language.run is not None
     return language.run[0].removeprefix("./")
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

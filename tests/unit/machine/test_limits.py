@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from open_r1.machine.limits import cpu_limit, cpus_of_host, memory_available, memory_limit, memory_of_host
+from open_r1.machine import limits
+from open_r1.machine.limits import (
+    cores_of_rank,
+    cpu_limit,
+    cpus_of_host,
+    memory_available,
+    memory_limit,
+    memory_of_host,
+    usable_cores,
+)
 
 GB = 1_000_000_000
 MEMINFO = f"MemTotal: {64 * GB >> 10} kB\nMemAvailable: {60 * GB >> 10} kB\nHugePages_Total: 0\n"
@@ -101,3 +110,17 @@ def test_what_is_over_its_limit_has_nothing_left(tmp_path: Path) -> None:
         },
     )
     assert memory_available(root) == 0
+
+
+@pytest.mark.parametrize(
+    ("cpus", "ranks", "whole", "share"),
+    [(16.0, None, 16, 16), (7.5, "2", 7, 3), (0.5, None, 1, 1), (4.0, "8", 4, 1), (4.0, "", 4, 4)],
+)
+def test_ranks_of_a_machine_share_its_cores(
+    cpus: float, ranks: str | None, whole: int, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "cpu_limit", lambda: cpus)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if ranks is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert (usable_cores(), cores_of_rank()) == (whole, share)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from open_r1.errors import UserError
+from open_r1.rewards import pool as pool_module
 from open_r1.rewards.pool import RewardPool, Scores
+from open_r1.rewards.process import LOWER_PRIORITY
 from open_r1.rewards.registry import reward_spec
 from open_r1.rewards.spec import RewardSpec
 
@@ -302,6 +304,21 @@ def test_a_worker_that_never_starts_is_said(tmp_path: Path) -> None:
         pool.submit("k", ["a"], {})
         with pytest.raises(UserError, match="3 reward workers in a row ended before they were ready"):
             list(pool.results(block=True))
+
+
+@pytest.mark.parametrize("gives_way", [False, True])
+def test_workers_give_way_to_a_caller_that_keeps_a_gpu_busy(
+    own: Path, gives_way: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "cores_of_rank", lambda: 3)
+    with RewardPool([reward_spec(f"{own}:pid")], gives_way=gives_way) as pool:
+        pool.submit("k", ["a"], {})
+        worker = int(gather(pool)["k"].values[0][0])
+        assert len(pool._workers) == (2 if gives_way else 3)
+        lower = os.getpriority(os.PRIO_PROCESS, worker) - os.getpriority(os.PRIO_PROCESS, 0)
+        assert lower == (LOWER_PRIORITY if gives_way else 0)
+        # Linux shares cores out to sessions first: in one of its own a lower priority would be none.
+        assert os.getsid(worker) == os.getsid(0) and os.getpgid(worker) == worker
 
 
 def test_closing_ends_the_workers(own: Path) -> None:
