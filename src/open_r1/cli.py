@@ -6,17 +6,15 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
-from types import FrameType
 
 from open_r1 import __version__, config
 from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
 from open_r1.machine.home import apply_settings
+from open_r1.signals import hangup_terminates, sigterm_raises
 from open_r1.troubleshooting.failure import Situation
 from open_r1.troubleshooting.watcher import Watcher, folder_of, watch
 
@@ -104,9 +102,9 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
 
     Returns:
         0; 2 for a :class:`UserError`, printed as one line; 3 for :class:`StoppedByRule`; 130 for Ctrl-C; 143 for
-        SIGTERM; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``; 1 for anything else. Of that
-        the person is told what the catalogue of `open_r1.troubleshooting` knows, and the trace goes into a file; what
-        it does not know is a defect, and keeps its trace on the screen too.
+        SIGTERM and a terminal that is gone; 128 + signal for :class:`StopRequested`; the status of a ``SystemExit``; 1
+        for anything else. Of that the person is told what the catalogue of `open_r1.troubleshooting` knows, and the
+        trace goes into a file; what it does not know is a defect, and keeps its trace on the screen too.
     """
     invocation = invocation or Invocation(argv)
     if isinstance(sys.stdout, TextIOWrapper):  # where the locale has no "…" or "✓", a "?" stops no run
@@ -117,7 +115,7 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with sigterm_raises():
+        with hangup_terminates(lambda: invocation.situation.folder), sigterm_raises():
             command(list(argv))
     except UserError as error:
         invocation.situation.tell_user_error(error)
@@ -173,31 +171,6 @@ class Invocation:
             if command.watched:
                 self.watcher = watch(self.situation)
             import_module(command.module).main(words)
-
-
-@contextmanager
-def sigterm_raises() -> Iterator[None]:
-    """Inside, SIGTERM raises `Terminated` in the main thread: files are closed and processes ended on the way out.
-
-    Where somebody else has taken the signal already, or outside the main thread, nothing changes.
-    """
-    theirs = signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    if theirs or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    owner = os.getpid()
-
-    def end(number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked child ends as it would have
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        raise Terminated
-
-    signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def find_command(argv: Sequence[str]) -> tuple[str, list[str]]:

@@ -88,9 +88,9 @@ def lost_engine(*arguments: Any) -> Any:
 def run(case: dict[str, Any]) -> None:
     """One run, as its command does it."""
     from open_r1 import grpo, sft
-    from open_r1.cli import sigterm_raises
     from open_r1.errors import StopRequested, UserError
     from open_r1.parallel.runtime import Runtime
+    from open_r1.signals import sigterm_raises
     from open_r1.training import setup
 
     commands = {"sft": sft, "grpo": grpo}

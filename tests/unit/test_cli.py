@@ -155,7 +155,7 @@ def test_a_script_run_as_a_file_shadows_no_library(as_module: bool, tmp_path: Pa
     package = tmp_path / "src" / "open_r1"
     for name in ("config", "machine", "parallel", "troubleshooting"):
         shutil.copytree(SOURCE / name, package / name)
-    for name in ("__init__.py", "errors.py", "files.py", "cli.py"):
+    for name in ("__init__.py", "errors.py", "files.py", "signals.py", "cli.py"):
         shutil.copy(SOURCE / name, package)
     (package / "sft.py").write_text(SCRIPT)
     (package / "evaluate.py").write_text("raise AssertionError('the script shadows the library')")

@@ -13,7 +13,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "open_r1"
 
 LAYERS = (
-    {"background", "errors", "files", "locks", "own_code", "rl", "config"},
+    {"background", "errors", "files", "locks", "own_code", "rl", "config", "signals"},
     {"data", "generation", "machine", "model", "parallel", "report", "rewards", "sandbox", "troubleshooting"},
     {"bench", "corpus", "doctor", "evaluation", "training"},
     {"pipeline", "planning"},

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from open_r1.errors import StopRequested
+from open_r1.signals import is_echo, is_launched
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,15 +35,25 @@ _STOPS = _Stops()
 def resumable(overwrite: str | None = None) -> Iterator[None]:
     """The first SIGTERM or Ctrl-C raises `StopRequested`, on whose way out every answer in hand is kept.
 
-    A second one acts as it would have without this.
+    A second one acts as it would have without this; what a launcher passes on of the first is the first.
 
     Args:
         overwrite: the flag, if it was given, with which the same command would remove what was drawn.
     """
     command = f"the same command without --{overwrite}" if overwrite else "the same command"
 
+    first = 0.0
+
     def stop(number: int, _frame: FrameType | None) -> None:
-        restore()
+        nonlocal first
+        if first:
+            if not is_echo(number, first):
+                restore()
+                signal.raise_signal(number)
+            return
+        first = time.monotonic()
+        if not is_launched():
+            restore()
         request = StopRequested(f"stopped; what was drawn is kept, {command} goes on from here", number)
         if not _STOPS.deferred:
             raise request

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from open_r1.signals import STAGE
 from open_r1.troubleshooting.matching import of_signal
 from open_r1.troubleshooting.words import PAGE
 
@@ -35,7 +36,8 @@ def run_process(command: Sequence[str], *, inherit: Sequence[int] = ()) -> Ended
     """Runs ``command`` to its end.
 
     Ctrl-C in a terminal reaches the child by itself; SIGTERM, and a SIGINT that no terminal sent, are passed on as
-    SIGTERM. Either way the child has the time it needs to save.
+    SIGTERM. Either way the child has the time it needs to save. A batch system, or a terminal that was closed, may have
+    told it before; a command of this package takes the two for one (`open_r1.signals.is_echo`).
 
     Args:
         inherit: file descriptors that the child keeps open.
@@ -52,7 +54,8 @@ def run_process(command: Sequence[str], *, inherit: Sequence[int] = ()) -> Ended
 
     previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        child = subprocess.Popen(command, pass_fds=inherit, preexec_fn=_end_with_parent)
+        environment = {**os.environ, STAGE: "1"}
+        child = subprocess.Popen(command, pass_fds=inherit, preexec_fn=_end_with_parent, env=environment)
         if stopped_by:  # told between the handler's start and the child's
             child.send_signal(signal.SIGTERM)
         return Ended(child.wait(), stopped_by)

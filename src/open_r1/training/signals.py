@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from types import FrameType, TracebackType
 
-ECHO = 5.0
-"""Seconds in which a launcher passes on a signal that its processes, all of one group, may have had already."""
+from open_r1.signals import is_echo, is_launched
 
 
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
@@ -26,8 +24,7 @@ class Interrupted(Exception):  # noqa: N818 (a request, not an error)
 class StopSignal:
     """While entered, the first SIGTERM or SIGINT is noted; a second one acts as it would have without this.
 
-    Ctrl-C and batch systems tell every process of a group, and a launcher then tells its own once more: under
-    `torchrun` and `accelerate launch` what comes within `ECHO` of the first is the first.
+    What a launcher passes on of the first (`open_r1.signals.is_echo`) is the first.
 
     Attributes:
         number: SIGTERM or SIGINT once one has arrived, here or (as the loop notes it) at another rank, else 0.
@@ -56,12 +53,11 @@ class StopSignal:
         self._previous.clear()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        launched = "TORCHELASTIC_RUN_ID" in os.environ
         if not self._first:  # another rank may have heard one before, and its number be noted here
             self.number, self._first = self.number or number, time.monotonic()
-            if not launched:
+            if not is_launched():
                 self._restore()
-        elif time.monotonic() - self._first > ECHO:
+        elif not is_echo(number, self._first):
             self._restore()
             signal.raise_signal(number)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from open_r1.training import signals
+from open_r1 import signals
 from open_r1.training.signals import StopSignal
 
 

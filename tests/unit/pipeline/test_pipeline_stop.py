@@ -33,6 +33,7 @@ def stop(number, _):
     sys.exit({stop_status})
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 if config.get("save_steps", 1) == 1:
     (out / "checkpoint-1").mkdir(exist_ok=True)
 (out / "begun").touch()
@@ -110,6 +111,17 @@ def test_sigterm_lets_the_stage_save_and_the_next_start_resumes(folder: Folder, 
     assert told(folder) == ["None", "True"]
     assert (stage / "manifest.json").exists()
     assert "resume_from_checkpoint" not in yaml.safe_load((stage / "manifest.json").read_text())["settings"]
+
+
+def test_a_closed_terminal_lets_the_stage_save(folder: Folder, trainer: Callable, start) -> None:
+    stage = write_sft(folder)
+    pipeline = start()
+    wait_for(stage / "begun")
+    pipeline.send_signal(signal.SIGHUP)
+    pipeline.communicate(timeout=60)
+    assert pipeline.returncode == 128 + signal.SIGTERM
+    assert (folder.path / "signals.log").read_text().split() == ["SIGTERM"]
+    assert (stage / "saved").exists() and not (stage / "manifest.json").exists()
 
 
 def test_a_stopped_stage_goes_on_under_settings_that_do_not_matter(folder: Folder, trainer: Callable, start) -> None:

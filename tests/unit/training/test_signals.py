@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from open_r1.cli import sigterm_raises
-from open_r1.errors import Terminated
+from open_r1.errors import StopRequested, Terminated
+from open_r1.evaluation.stopping import resumable
+from open_r1.signals import LOG, STAGE, hangup_terminates, sigterm_raises
 from open_r1.training.signals import Interrupted, StopSignal
 
 
@@ -79,3 +84,78 @@ def test_a_forked_child_ends_as_it_would_have() -> None:
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("launcher", ["TORCHELASTIC_RUN_ID", STAGE])
+def test_what_a_launcher_passes_on_is_no_second_signal(launcher: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launcher, "1")
+    with StopSignal() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.number == signal.SIGTERM
+    with pytest.raises(StopRequested), resumable():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)  # while answers in hand are kept
+
+
+def test_a_second_ctrl_c_ends_a_stage_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline passes on SIGTERM alone; Ctrl-C reaches its stage by itself, once each time."""
+    monkeypatch.setenv(STAGE, "1")
+    with pytest.raises(KeyboardInterrupt), StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.number == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_under_nohup_a_closed_terminal_is_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with hangup_terminates(lambda: None):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+SAVES = """
+import os, pathlib, sys, time
+from open_r1.errors import StopRequested
+from open_r1.signals import hangup_terminates, sigterm_raises
+from open_r1.training.signals import Interrupted, StopSignal
+
+folder = pathlib.Path(sys.argv[1])
+with hangup_terminates(lambda: folder), sigterm_raises(), StopSignal() as stop:
+    try:
+        (folder / "begun").touch()
+        while True:
+            time.sleep(0.01)
+            stop.check()
+    except Interrupted:
+        for number in range(100):  # as many letters as no pipe takes
+            print("saving", number, flush=True)
+            os.write(2, b"x" * 4096 + b"\\n")
+        (folder / "saved").touch()
+"""
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["terminal", "2>&1 | tee"])
+def test_a_run_whose_terminal_is_closed_saves(piped: bool, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SAVES)
+    process, terminal = pty.fork()
+    if not process:
+        command = f"exec {sys.executable} script.py . 2>&1 | tee log" if piped else f"exec {sys.executable} script.py ."
+        os.chdir(tmp_path)
+        os.execvp("bash", ["bash", "-mc" if piped else "-c", command])
+    end = time.monotonic() + 60
+    while not (tmp_path / "begun").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.close(terminal)
+    while not (tmp_path / "saved").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    os.waitpid(process, 0)
+    said = (tmp_path / LOG).read_text()
+    assert said.startswith("the terminal was closed (SIGHUP)\n") and "saving 99" in said
