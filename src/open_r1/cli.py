@@ -14,7 +14,7 @@ from io import TextIOWrapper
 from open_r1 import __version__, config
 from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
 from open_r1.machine.home import apply_settings
-from open_r1.signals import hangup_terminates, sigterm_raises
+from open_r1.signals import hangup_terminates, make_output_last, sigterm_raises
 from open_r1.troubleshooting.failure import Situation
 from open_r1.troubleshooting.watcher import Watcher, folder_of, watch
 
@@ -107,6 +107,7 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
         trace goes into a file; what it does not know is a defect, and keeps its trace on the screen too.
     """
     invocation = invocation or Invocation(argv)
+    make_output_last(lambda: invocation.situation.folder)
     if isinstance(sys.stdout, TextIOWrapper):  # where the locale has no "…" or "✓", a "?" stops no run
         sys.stdout.reconfigure(errors="replace")
     apply_settings()

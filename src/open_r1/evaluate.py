@@ -18,6 +18,7 @@ from open_r1.cli import main as command_line
 from open_r1.config import EvaluateConfig, parse
 from open_r1.config.engine import without_effect
 from open_r1.evaluation.registry import resolve
+from open_r1.files import make_output_folder
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     from open_r1.evaluation.stopping import resumable
 
     folder = output_folder(config)
+    make_output_folder(folder, "output_dir")
     overwrite = "overwrite_output_dir" if config.overwrite_output_dir else None
     with closing(open_to_evaluate(config, log=folder / "vllm.log")) as model, resumable(overwrite):
         results = evaluate(model, tasks, config, console=console)

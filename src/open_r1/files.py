@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from open_r1.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -29,6 +32,25 @@ def replacing(path: Path, partial: Path) -> Iterator[BinaryIO]:
     except BaseException:  # a full disk: what is left of it would only fill that further
         partial.unlink(missing_ok=True)
         raise
+
+
+def make_output_folder(folder: Path, setting: str) -> None:
+    """Makes ``folder``, and tries to write into it, before anything is done that would be lost otherwise.
+
+    Args:
+        setting: of the person's that names it, for the message.
+
+    Raises:
+        UserError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(1 << 16))
+            file.flush()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{setting} {folder} cannot be used ({reason}): name a folder that you may write to") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ if __package__ in (None, ""):  # run as a script: its own folder would come befo
 
     sys.path[0] = str(pathlib.Path(__file__).resolve().parents[1])
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -17,6 +18,11 @@ from rich.console import Console
 from open_r1.cli import main as command_line
 from open_r1.config import GenerateConfig, parse
 from open_r1.config.engine import without_effect
+from open_r1.errors import UserError
+from open_r1.files import make_output_folder
+
+_LONGEST_NAME = 215
+"""Bytes; file systems take 255, and the longest name beside it is that of a manifest while it is written."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -41,6 +47,11 @@ def main(argv: Sequence[str]) -> None:
     if config.output_dataset is not None:
         check_login(config.output_dataset)
     output = output_path(config)
+    make_output_folder(output.parent, "the folder of output")
+    if os.path.isdir(output):
+        raise UserError(f"output {output} is a folder: name a file, such as {output / 'answers.jsonl'}")
+    if len(os.fsencode(output.name)) > _LONGEST_NAME:
+        raise UserError(f"output {output}: the name is too long; files beside it add up to 40 characters to it")
     log = output.with_name(f"{output.name}.vllm.log")
     overwrite = "overwrite_output" if config.overwrite_output else None
     with closing(open_to_generate(config, log=log)) as model, resumable(overwrite):

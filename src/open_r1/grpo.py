@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(GRPOConfig, argv, prog="open-r1 grpo").config
     runtime = start_run(config)
     check_settings(config, runtime)
-    check_engine(config)
+    check_engine(config, runtime)
     config = plan_first(config, runtime)
     with taken_folder(config, runtime):
         result = train(config, runtime)

@@ -44,6 +44,19 @@ def own_attribute(what: str, target: str) -> Any:
     return getattr(module, name)
 
 
+def code_file(target: str) -> str | None:
+    """The file of code that ``target`` names, as `own_attribute` takes it; None where it names none, or none here."""
+    place, _, name = target.rpartition(":")
+    if not name.isidentifier():
+        return None
+    stem = place.replace(".", os.sep)
+    files = (place,) if place.endswith(".py") else (f"{stem}.py", os.path.join(stem, "__init__.py"))
+    try:
+        return next((file for file in map(os.path.expanduser, files) if os.path.isfile(file)), None)
+    except ValueError:  # a NUL byte
+        return None
+
+
 def _module(name: str) -> ModuleType:
     # A console script does not look for modules in the current folder, where a user's own code lies.
     _search_also(os.getcwd())

@@ -110,7 +110,7 @@ def _writable(output: str | None) -> None:
     if output is None:
         return
     folder = Path(output).absolute().parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"output {output}: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UserError(f"output {output}: you may not write to {folder}")

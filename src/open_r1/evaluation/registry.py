@@ -46,10 +46,15 @@ _LOCAL_DATA = re.compile(r"\.(?:jsonl?|parquet|csv|arrow)(?:\.gz)?\Z")
 
 @dataclass(frozen=True)
 class TaskSource:
-    """A task and where its problems come from: a local file, or (``path`` None) where they are published."""
+    """A task and where its problems come from: a local file, or (``path`` None) where they are published.
+
+    Attributes:
+        own: where a task of the user's own is written (``path/to/file.py:NAME``); None for the tasks of this project.
+    """
 
     task: Task
     path: str | None = None
+    own: str | None = None
 
     @property
     def label(self) -> str:
@@ -108,11 +113,11 @@ def resolve(specs: Sequence[str]) -> list[TaskSource]:
 
 def _resolve_one(spec: str) -> TaskSource:
     name, equals, path = (part.strip() for part in spec.partition("="))
-    task = TASKS.get(name) or livecodebench.variant(name)
+    task, own = TASKS.get(name) or livecodebench.variant(name), None
     if task is None and ":" in name and not name.startswith(f"{livecodebench.NAME}_"):
         close = did_you_mean(name, [known for known in TASKS if ":" in known])
         try:
-            task = own_task(name)
+            task, own = own_task(name), name
         except UserError as error:
             raise UserError(f"{error}{close}") from error
     if task is None:
@@ -123,4 +128,4 @@ def _resolve_one(spec: str) -> TaskSource:
         raise UserError(f"--tasks {spec}: no file is named after the equals sign")
     if not task.published and not path:
         raise UserError(f"task {name} needs your own file: --tasks {name}=path.jsonl")
-    return TaskSource(task, path or None)
+    return TaskSource(task, path or None, own)

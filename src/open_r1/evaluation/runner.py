@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -12,10 +12,11 @@ from rich.console import Console
 from open_r1.config import EvaluateConfig
 from open_r1.data.bad_rows import BadRow
 from open_r1.errors import UserError
-from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers, verify
+from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
 from open_r1.evaluation.chat_model import ChatModel, Prompt
 from open_r1.evaluation.exactly_once import ExactlyOnce
 from open_r1.evaluation.generations import Generation
+from open_r1.evaluation.judged_again import judge_again, judging_code
 from open_r1.evaluation.meter import AnswerMeter
 from open_r1.evaluation.registry import TaskSource
 from open_r1.evaluation.result_files import write_results
@@ -41,8 +42,8 @@ def evaluate(
     (`open_r1.evaluation.result_files`).
 
     Answers that an earlier start with the same settings left in the folder are used and not drawn again; those that
-    could not be verified then are verified again. All tasks are loaded, their gold answers verified and their folders
-    opened before the first answer is drawn.
+    could not be verified then, or were by code of the user's own that has changed, are verified again. All tasks are
+    loaded, their gold answers verified and their folders opened before the first answer is drawn.
 
     Raises:
         UserError: data that cannot be used, a folder that holds answers made with other settings or that another start
@@ -166,7 +167,9 @@ def prepare(
         params=params,
         verifiers=verifiers,
         extract=source.task.extract,
-        store=GenerationStore(folder / source.folder, settings, overwrite=config.overwrite_output_dir),
+        store=GenerationStore(
+            folder / source.folder, settings, judged_by=judging_code(source), overwrite=config.overwrite_output_dir
+        ),
         rejected_gold=rejected_gold,
         dataset=None if source.path or config.limit else _dataset(source.task),
         limit=config.limit,
@@ -261,7 +264,7 @@ def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
         _say_where_answers_end(model, run, console)
         model.start()  # not while the answers are timed
     with AnswerMeter(console, run.label, total=len(wanted), done=len(wanted) - len(questions)) as meter, run.store:
-        _verify_again(run, problems, console)
+        judge_again(run.label, run.store, problems, run.verifiers, run.extract, console)
         for answer in draw_answers(questions, ExactlyOnce(model, run.label), run.params, run.verifiers):
             run.store.append(generation(answer))
             meter.count(answer)
@@ -278,23 +281,4 @@ def run_task(model: ChatModel, run: TaskRun, console: Console) -> TaskResult:
         rejected_gold=run.rejected_gold,
         dataset=run.dataset,
         limit=run.limit,
-    )
-
-
-def _verify_again(run: TaskRun, problems: Mapping[int, Problem], console: Console) -> None:
-    """Gives answers on disk that have no reward to the verifiers, and appends those that have one now."""
-    rows = {(row.problem, row.sample): row for row in run.store.unverified() if row.problem in problems}
-    if not rows:
-        return
-    stored = [(key, row.completion, problems[row.problem].columns) for key, row in rows.items()]
-    found = 0
-    for key, reward in verify(stored, run.verifiers):
-        if reward is not None:
-            run.store.append(replace(rows[key], reward=reward))
-            found += 1
-    console.print(
-        f"{run.label}: {len(rows)} answers on disk had not been verified; verified again, {found} have a reward now",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
     )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
 from open_r1.errors import StopRequested
-from open_r1.signals import is_echo, is_launched
+from open_r1.signals import Told, is_echo, is_launched
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -51,7 +50,7 @@ def resumable(overwrite: str | None = None) -> Iterator[None]:
                 restore()
                 signal.raise_signal(number)
             return
-        first = time.monotonic()
+        first = Told.note()
         if not is_launched():
             restore()
         request = StopRequested(f"stopped; what was drawn is kept, {command} goes on from here", number)

@@ -28,6 +28,7 @@ from open_r1.files import read_json, write_json
 _ROWS_PER_PART = 1024
 _SECONDS_PER_PART = 5.0
 _SECONDS_KEY = b"seconds"
+_JUDGED_BY = "judged_by"
 _HOW_ON = "choose another --output_dir, or start afresh with --overwrite_output_dir"
 
 
@@ -44,11 +45,14 @@ class GenerationStore:
     whoever draws does not wait for the disk, and loses no row on the way out.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, folder: Path, settings: dict[str, Any], *, judged_by: str | None = None, overwrite: bool = False
+    ) -> None:
         """Opens ``folder``, or makes it.
 
         Args:
             settings: all that a generation depends on, as JSON values.
+            judged_by: names the content of the user's own code that gives rewards; None where there is none.
             overwrite: leave what is there as it is until `start_anew`, which must come before anything else.
 
         Raises:
@@ -56,6 +60,8 @@ class GenerationStore:
         """
         self.folder = folder
         self._settings = settings
+        self._judged_by = judged_by
+        self._judged_otherwise_by: str | None = None
         self._parts = folder / "parts"
         self._merged = folder / "generations.parquet"
         if not overwrite:
@@ -74,6 +80,25 @@ class GenerationStore:
         shutil.rmtree(self._parts, ignore_errors=True)
         self._merged.unlink(missing_ok=True)
         self._make_folder()
+
+    @property
+    def judged_otherwise(self) -> bool:
+        """Whether rewards on disk were given by other code than would give them now."""
+        return self._judged_otherwise_by is not None
+
+    def forget_rewards(self) -> None:
+        """Makes every row on disk one without a reward (and a stated answer), for `unverified` to give out.
+
+        A kill between two files leaves the rest for the next start, which finds `judged_otherwise` still.
+        """
+        for path in self._files():
+            rows = read_generations(path)
+            for name in ("reward", "extracted"):
+                place = SCHEMA.get_field_index(name)
+                rows = rows.set_column(place, SCHEMA.field(place), pa.nulls(len(rows), SCHEMA.field(place).type))
+            self._write(path, rows, seconds=_seconds(path))
+        self._judged_otherwise_by = None
+        self._write_settings()
 
     @property
     def path(self) -> Path:
@@ -214,15 +239,25 @@ class GenerationStore:
         self._parts.mkdir(parents=True, exist_ok=True)
         for torn in self._parts.glob(".*.tmp"):
             torn.unlink()
-        write_json(self.folder / "settings.json", self._settings)
+        self._write_settings()
+
+    def _write_settings(self) -> None:
+        """``judged_by`` stays what it was until no reward of that code is left."""
+        judged_by = self._judged_otherwise_by or self._judged_by
+        judging = {_JUDGED_BY: judged_by} if judged_by else {}
+        write_json(self.folder / "settings.json", {**self._settings, **judging})
 
     def _check_settings(self) -> None:
         if not self._files():
             return
         old = read_json(self.folder / "settings.json") or {}
+        judged_by = old.pop(_JUDGED_BY, None)  # an older version wrote none
         changed = changed_settings(old, json.loads(json.dumps(self._settings)))
         if changed:
             raise UserError(f"{self.folder} holds answers made with other settings ({changed}); {_HOW_ON}")
+        self._judged_by = self._judged_by or judged_by
+        if judged_by and judged_by != self._judged_by:
+            self._judged_otherwise_by = judged_by
 
     def _files(self) -> list[Path]:
         merged = [self._merged] if self._merged.exists() else []

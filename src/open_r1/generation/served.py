@@ -13,7 +13,7 @@ from open_r1.errors import UserError
 from open_r1.generation.engine import TrainableEngine
 from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server_client import ServerClient
-from open_r1.generation.server_port import check_free
+from open_r1.generation.server_port import check_free, check_group_port
 from open_r1.generation.server_process import ServerProcess, nth_devices, serve_command
 from open_r1.generation.stock_server import StockServerEngine
 
@@ -43,9 +43,11 @@ def open_served(url: str, trainer: Trainer, *, start_timeout: float = 240.0, gro
         group_port: port of this machine at which the server's processes meet the trainer; 0 takes a free one.
 
     Raises:
-        UserError: no server comes up in time, it serves another model, or takes no weights.
+        UserError: no server comes up in time, it serves another model, or takes no weights; the group port is taken.
     """
     client = ServerClient(url)
+    if trainer.sends_weights:
+        check_group_port(group_port)
     settings = {"device": trainer.device, "sends_weights": trainer.sends_weights, "group_port": group_port}
     if client.wait_until_up(start_timeout) is None:
         return StockServerEngine(client, **settings)
@@ -69,7 +71,7 @@ def start_served(
         devices: numbers of the GPUs that it takes, as this process counts them; None leaves that to the server.
 
     Raises:
-        UserError: another process listens at its port; it ends, or is not up in time, with its last lines.
+        UserError: another process has one of the ports; it ends, or is not up in time, with its last lines.
     """
     port = settings.get("port")
     if not port:
@@ -77,6 +79,7 @@ def start_served(
     process = None
     if trainer.sends_weights:
         check_free(int(port))
+        check_group_port(group_port)
         visible = nth_devices(devices, os.environ.get("CUDA_VISIBLE_DEVICES")) if devices is not None else None
         command = serve_command({"log": log.with_suffix(".vllm.log"), **settings})
         process = ServerProcess(command, log=log, devices=visible)

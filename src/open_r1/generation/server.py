@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +32,7 @@ from open_r1.generation.server_protocol import (
     pack_completion,
     unpack_requests,
 )
+from open_r1.parallel.weight_channel import TrainerWatch
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class EngineServer(ThreadingHTTPServer):
             self.server_activate()
         self.version = NO_WEIGHTS if model.facts.waits_for_weights else 0
         self.weights_lock = threading.Lock()
+        self._trainer: TrainerWatch | None = None
 
     @property
     def url(self) -> str:
@@ -92,12 +94,23 @@ class EngineServer(ThreadingHTTPServer):
         logger.debug("a client has left", exc_info=True)
 
     def open_channel(self, host: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Joins the channel of the trainer at ``host``; weights that came before are no longer answered for."""
+        """Joins the channel of the trainer at ``host``; weights that came before are no longer answered for.
+
+        Raises:
+            StaleWeights: a trainer that came before still uses the model.
+        """
         timeout = min(float(body["timeout"]), self.weight_timeout)
         meeting = Meeting(body.get("host") or host, int(body["port"]), int(body["processes"]), timeout)
+        if self._trainer is not None and self._trainer.lives():
+            raise StaleWeights(
+                "another trainer is using this server: each needs one of its own, at another port (--port, and "
+                "--vllm_server_port of its trainer)"
+            )
         with _TryLock(self.weights_lock):
-            self.version = NO_WEIGHTS
+            self._trainer, self.version = None, NO_WEIGHTS
             self.batches.between(lambda: self.model.meet(meeting), self.weight_timeout)
+            with suppress(OSError):  # gone again already
+                self._trainer = TrainerWatch(meeting.host, meeting.port)
         return {}
 
     def update(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,15 +57,25 @@ def check_free(port: int) -> None:
 
     One that has lost its trainer ends by itself, so some seconds are waited for that.
     """
+    _wait_until_free("127.0.0.1", port, "no server can be started", "--vllm_server_port")
+
+
+def check_group_port(port: int) -> None:
+    """Raises UserError where somebody has the port for weights, which is opened only once a server is up; 0 is free."""
+    if port:
+        _wait_until_free("0.0.0.0", port, "weights cannot be sent", "--vllm_group_port")
+
+
+def _wait_until_free(host: str, port: int, what: str, setting: str) -> None:
     end = time.monotonic() + FREE_SECONDS
     while True:
         try:
-            return socket.create_server(("127.0.0.1", port)).close()
+            return socket.create_server((host, port)).close()
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"no server can be started at port {port} ({os.strerror(error.errno)}): another run may have one "
-                    "there; give another --vllm_server_port"
+                    f"{what} at port {port} ({os.strerror(error.errno)}): another run may have it; give another "
+                    f"{setting}"
                 ) from error
         time.sleep(0.2)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -63,7 +64,10 @@ class RunFiles:
 
 def checkpoints_in(folder: str | Path) -> list[Path]:
     """The folders of checkpoints in a run's folder, whole or not."""
-    return [path for path in Path(folder).expanduser().glob("checkpoint-*") if path.is_dir()]
+    folder = Path(folder).expanduser()
+    if not os.path.isdir(folder):  # also where no folder can have that name, of which pathlib raises
+        return []
+    return [path for path in folder.glob("checkpoint-*") if path.is_dir()]
 
 
 def check_space(output_dir: str | Path, files: RunFiles, caches: Mapping[Path, tuple[int, str]] | None = None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ BUCKET_BYTES = 256 << 20
 
 _POLL_SECONDS = 0.0002
 _LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 10.0
 _END, _FAILED = "end", "failed"
 
 
@@ -172,6 +174,31 @@ class WeightReceiver:
             self._link.broadcast(flat)
             for (name, shape), part in zip(entries, flat.split(sizes), strict=True):
                 yield name, part.view(shape)
+
+
+class TrainerWatch:
+    """Sees whether the trainer whose store is at ``host`` and ``port`` is still there: it keeps a connection to it.
+
+    Raises:
+        OSError: nobody is there to begin with.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._line = socket.create_connection((host, port), timeout=_ANSWER_SECONDS)
+        self._line.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a machine may go without a word
+        for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+            if hasattr(socket, name):
+                self._line.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._line.setblocking(False)
+
+    def lives(self) -> bool:
+        """Whether the other end is open; nothing ever comes from there."""
+        try:
+            return bool(self._line.recv(1))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
 
 class _Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -49,7 +50,7 @@ def decide(pipeline: Pipeline, stage: Stage, redone: Collection[str] = (), *, fo
     settings = written_settings(pipeline, stage)
     seen = look_at(find_inputs(pipeline, stage, settings), (manifest or started or {}).get("inputs") or {})
     made = identity(pipeline, stage, settings, seen)
-    occupied = folder.is_dir() and any(folder.iterdir())
+    occupied = os.path.isdir(folder) and any(folder.iterdir())
     anew = Decision(stage, Action.RUN, "not done yet", made, seen, replaces=occupied)
     if force:
         return replace(anew, reason="asked for by --from")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from open_r1.files import make_output_folder
 from open_r1.locks import take
 
 
@@ -17,9 +18,9 @@ def folder_lock(folder: Path) -> Iterator[int]:
     itself was killed.
 
     Raises:
-        UserError: somebody else holds it.
+        UserError: somebody else holds it, or it cannot be made or written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_output_folder(folder, "output_dir")
     with (folder / ".lock").open("a+", encoding="utf-8") as file:
         take(
             file,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     stages = chosen_stages(pipeline, config.from_stage, config.until)
     check_stages(pipeline)
     console = Console()
-    if config.dry_run and not pipeline.output_dir.exists():
+    if config.dry_run and not os.path.exists(pipeline.output_dir):
         console.print(decision_table(pipeline, stages))
         return
     with folder_lock(pipeline.output_dir) as lock:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from open_r1.files import read_json
+from open_r1.own_code import code_file
 from open_r1.pipeline.no_matter import NO_MATTER
 from open_r1.pipeline.spec import Pipeline, Stage, fill
 
@@ -131,22 +132,11 @@ def find_inputs(pipeline: Pipeline, stage: Stage, settings: Mapping[str, Any]) -
     named = [*_strings(fill(settings, pipeline.references(stage))), stage.run, launcher]
     found = set()
     for text in filter(None, named):
-        name = text.split("=", 1)[-1]  # a task may be name=path
-        name = _own_code(name) or name
-        path = Path(name)
-        if _is_path(name) and not any(_is_inside(path, folder) for folder in covered):
-            found.add(str(path))
+        task, equals, rest = text.partition("=")  # a task may be name=path, and its name that of own code
+        for name in (code_file(task) if equals else None, code_file(rest or task) or rest or task):
+            if name and _is_path(name) and not any(_is_inside(Path(name), folder) for folder in covered):
+                found.add(str(Path(name)))
     return sorted(found)
-
-
-def _own_code(target: str) -> str | None:
-    """The file of code that is named as `open_r1.own_code` takes it; None where it is no such name, or not here."""
-    place, _, name = target.rpartition(":")
-    if not name.isidentifier():
-        return None
-    stem = place.replace(".", os.sep)
-    files = (place,) if place.endswith(".py") else (f"{stem}.py", os.path.join(stem, "__init__.py"))
-    return next((file for file in files if _is_path(file)), None)
 
 
 def _is_path(name: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from open_r1.signals import STAGE
+from open_r1.signals import STAGE, Told
 from open_r1.troubleshooting.matching import of_signal
 from open_r1.troubleshooting.words import PAGE
 
@@ -48,6 +48,7 @@ def run_process(command: Sequence[str], *, inherit: Sequence[int] = ()) -> Ended
     def stop(number: int, _frame: FrameType | None) -> None:
         nonlocal stopped_by
         stopped_by = number
+        Told.note()
         by_terminal = number == signal.SIGINT and _in_foreground()
         if child is not None and child.poll() is None and not by_terminal:
             child.send_signal(signal.SIGTERM)

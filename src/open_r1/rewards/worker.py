@@ -77,9 +77,10 @@ def _build(connection: Connection) -> list[Callable[..., Any]]:
 
 
 def _die_with(parent: int) -> None:
-    """Leaves no orphan and no core file, and lets the trainer rather than Ctrl-C decide when this process ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Leaves no orphan and no core file, and lets the trainer rather than Ctrl-C or a terminal that is closed decide
+    when this process ends."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     leave_time_limits_to_the_pool()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if sys.platform == "linux":

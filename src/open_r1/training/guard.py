@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from open_r1.errors import UserError
+from open_r1.files import replacing
 from open_r1.parallel.runtime import Runtime
 from open_r1.training.reading import StepNumbers, StepReading
 
@@ -88,9 +88,8 @@ class NonFiniteGuard:
 def _save(content: dict[str, object], path: Path) -> bool:
     partial = path.with_name(f".{path.name}.partial")
     try:
-        torch.save(content, partial)
-        os.replace(partial, path)
+        with replacing(path, partial) as file:
+            torch.save(content, file)
     except (OSError, RuntimeError):  # a full disk; torch's writer raises the latter
-        partial.unlink(missing_ok=True)
         return False
     return True

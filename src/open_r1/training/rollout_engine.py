@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -30,10 +32,29 @@ SERVER_LOG = "server.log"
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def check_engine(config: GRPOConfig) -> None:
-    """Raises UserError for an engine that this machine cannot have, before anything is prepared."""
+def check_engine(config: GRPOConfig, runtime: Runtime) -> None:
+    """Raises UserError for an engine that this machine cannot have, before anything is prepared. Collective."""
     if config.use_vllm and config.vllm_mode == "colocate":
         check_machine("use_vllm")
+    elif config.use_vllm and config.vllm_server_devices and runtime.device.type == "cuda":
+        trained_on = runtime.gather([(platform.node(), runtime.device.index or 0)])
+        here = [index for node, index in trained_on if node == trained_on[0][0]]  # where the server is started
+        check_server_devices(config.vllm_server_devices, here)
+
+
+def check_server_devices(numbers: str, trained_on: Sequence[int]) -> None:
+    """Raises UserError where a server would share a GPU with a process that trains: neither leaves room for the other.
+
+    Args:
+        numbers: as `vllm_server_devices`; ``trained_on``: GPUs of the processes that train on the server's machine.
+    """
+    shared = sorted({int(number) for number in numbers.split(",") if number.strip().isdigit()} & set(trained_on))
+    if shared:
+        raise UserError(
+            f"vllm_server_devices {numbers}: this run trains on GPU {', '.join(map(str, shared))} itself (processes on "
+            f"{', '.join(map(str, sorted(trained_on)))}): give the server other GPUs, or launch fewer processes "
+            "(accelerate launch --num_processes)"
+        )
 
 
 def build_engine(

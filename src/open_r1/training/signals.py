@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-import time
 from types import FrameType, TracebackType
 
-from open_r1.signals import is_echo, is_launched
+from open_r1.signals import Told, is_echo, is_launched
 
 
 class Interrupted(Exception):  # noqa: N818 (a request, not an error)
@@ -54,7 +53,7 @@ class StopSignal:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if not self._first:  # another rank may have heard one before, and its number be noted here
-            self.number, self._first = self.number or number, time.monotonic()
+            self.number, self._first = self.number or number, Told.note()
             if not is_launched():
                 self._restore()
         elif not is_echo(number, self._first):

@@ -43,7 +43,7 @@ def write_trace(
 
 def write_somewhere(text: str, name: str, folder: Path | None) -> Path | None:
     """Writes ``text``, with secrets hidden, into the run's folder or, where that cannot be, into ``$TMPDIR``."""
-    candidates = [folder / name] if folder is not None and folder.is_dir() else []
+    candidates = [folder / name] if folder is not None and os.path.isdir(folder) else []
     with suppress(OSError):  # no folder for temporary files either
         candidates.append(Path(tempfile.gettempdir()) / f"open-r1-{os.getpid()}-{name}")
     for path in candidates:

@@ -238,6 +238,42 @@ def test_the_next_start_verifies_what_could_not_be_verified_and_draws_nothing(
     assert "24 answers on disk had not been verified; verified again, 24 have a reward now" in said.getvalue()
 
 
+OWN_REWARD = """
+def mine(completions, solution, **kwargs):
+    return [float({rule}) for text, gold in zip(completions, solution)]
+"""
+
+
+def test_answers_are_judged_again_and_not_drawn_where_the_users_own_reward_was_edited(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the pool of the real thing
+    code, folder = tmp_path / "own_verifier.py", tmp_path / "out"
+    task = replace(resolve([f"problems={file}"])[0].task, name="sums", reward=f"{code}:mine")
+    config = EvaluateConfig(
+        model="fake", tasks=[f"problems={file}"], output_dir=str(folder), num_samples=2, reward_workers=1
+    )
+
+    def start(rule: str, model: ChatModel, console: Console) -> TaskResult:
+        code.write_text(OWN_REWARD.format(rule=rule))
+        (result,) = evaluate(model, [TaskSource(task, str(file))], config, console=console)
+        return result
+
+    loose, strict, silent = "'boxed' in text", "gold in text", Console(file=io.StringIO())
+    assert start(loose, fake_model(reply), silent).pass_at_1 == 1
+    answers = [(row["completion"], row["extracted"]) for row in rows(folder)]
+    model, said = fake_model(reply), io.StringIO()
+    second = start(strict, model, Console(file=said, width=200))
+    assert model.engine.drawn == []
+    assert second.pass_at_1 == sum(row["gold"] in row["completion"] for row in rows(folder)) / 12 < 1
+    assert [(row["completion"], row["extracted"]) for row in rows(folder)] == answers
+    assert "12 answers on disk were judged by code of yours that has changed since" in said.getvalue()
+
+    said = io.StringIO()
+    assert start(strict, model, Console(file=said, width=200)).pass_at_1 == second.pass_at_1
+    assert "changed since" not in said.getvalue()
+
+
 def test_a_task_has_one_writer_in_a_folder(file: Path, tmp_path: Path) -> None:
     run(fake_model(reply), file, tmp_path / "out")
     before, model = rows(tmp_path / "out"), fake_model(reply)

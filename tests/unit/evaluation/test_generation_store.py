@@ -236,3 +236,44 @@ def test_other_prompts_or_gold_answers_never_mix(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="another gold answer of problem 0"):
         store(tmp_path).done(PROMPTS, {**GOLDS, 0: "5"})
     assert store(tmp_path).done({0: "2+2?"}, {0: "4"}) == {(0, 0), (1, 0)}  # problem 1 is not asked this time
+
+
+def judged(folder: Path, by: str | None) -> GenerationStore:
+    return GenerationStore(folder, SETTINGS, judged_by=by)
+
+
+def test_a_kill_while_rewards_are_forgotten_leaves_the_rest_for_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pair in ((0, 0), (1, 0)):
+        with judged(tmp_path, "old") as opened:
+            opened.append(generation(*pair))
+    write, written = GenerationStore._write, []
+
+    def killed(path: Path, *args: object, **kwargs: object) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, *args, **kwargs)
+
+    opened = judged(tmp_path, "new")
+    assert opened.judged_otherwise
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(GenerationStore, "_write", staticmethod(killed))
+        opened.forget_rewards()
+    assert len(judged(tmp_path, "new").unverified()) == 1
+    assert not judged(tmp_path, "old").judged_otherwise
+
+    again = judged(tmp_path, "new")
+    assert again.judged_otherwise
+    again.forget_rewards()
+    assert [row.reward for row in again.unverified()] == [None, None]
+    assert not again.judged_otherwise
+    assert not judged(tmp_path, "new").judged_otherwise
+
+
+def test_code_that_is_not_known_changes_no_reward(tmp_path: Path) -> None:
+    fill(tmp_path, (0, 0))  # as an older version did
+    assert not judged(tmp_path, "new").judged_otherwise
+    assert not judged(tmp_path, None).judged_otherwise
+    assert judged(tmp_path, "other").judged_otherwise

@@ -22,11 +22,11 @@ def test_pass_at_1_is_the_mean_over_samples_then_problems() -> None:
 
 
 def test_interval_of_two_problems_is_that_of_the_four_equally_likely_draws() -> None:
-    # Problems score 0 and 1, so a resample of two has mean 0, 1/2, 1/2 or 1: the 2.5 % and 97.5 % points are 0 and 1.
-    interval = bootstrap(np.array([[0], [1]]), seed=1)
-    assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)
-    middle = bootstrap(np.array([[0], [1]]), seed=1, level=0.4)  # the middle 40 % are all 1/2
-    assert (middle.low, middle.high) == (0.5, 0.5)
+    # Problems score 0 and 1/2, so a resample of two has mean 0, 1/4, 1/4 or 1/2: 2.5 % and 97.5 % lie at 0 and 1/2.
+    interval = bootstrap(np.array([[0, 0], [1, 0]]), seed=1)
+    assert (interval.mean, interval.low, interval.high) == (0.25, 0.0, 0.5)
+    middle = bootstrap(np.array([[0, 0], [1, 0]]), seed=1, level=0.4)  # the middle 40 % are all 1/4
+    assert (middle.low, middle.high) == (0.25, 0.25)
 
 
 def test_interval_agrees_with_every_resample_of_a_small_set() -> None:
@@ -54,6 +54,37 @@ def test_none_right_of_a_few_does_not_mean_that_none_ever_is(samples: int) -> No
     assert (1 - none.high) ** 24 == pytest.approx(0.025)  # at that rate, 24 wrong in a row are this unlikely
     every = bootstrap(np.ones((24, samples)), seed=0)
     assert (every.mean, every.low, every.high) == (1, pytest.approx(1 - none.high), 1)
+
+
+@pytest.mark.parametrize(  # P(so many or more) at the lower bound and P(so few or fewer) at the upper are 2.5 %
+    ("right", "problems", "low", "high"),
+    [
+        (1, 30, 0.000844, 0.172169),
+        (4, 30, 0.037555, 0.307218),
+        (29, 30, 0.827831, 0.999156),
+        (1, 2, 0.012579, 0.987421),
+    ],
+)
+def test_few_right_or_few_wrong_have_the_exact_interval(right: int, problems: int, low: float, high: float) -> None:
+    interval = bootstrap((np.arange(problems) < right)[:, None], seed=0)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.04, 0.06, 0.08, 0.1, 0.12, 0.15, 0.17, 0.2])
+def test_intervals_of_few_right_ones_cover_the_true_rate(rate: float) -> None:
+    counts, times = np.unique(np.random.default_rng(0).binomial(30, rate, size=4000), return_counts=True)
+    intervals = [bootstrap((np.arange(30) < right)[:, None], seed=0) for right in counts]
+    covered = [interval.low <= rate <= interval.high for interval in intervals]
+    assert times[covered].sum() / 4000 >= 0.93
+
+
+def test_many_right_and_wrong_ones_and_shares_keep_the_percentiles() -> None:
+    scores = np.stack([np.arange(30) < 5, (np.arange(30) < 2) * 0.5], axis=1).astype(float)
+    many, shares = bootstrap_means(scores, seed=0)
+    assert (many.low, many.high) == pytest.approx((1 / 30, 0.3), abs=0.034)
+    assert (shares.low, shares.high) == pytest.approx((0, 5 / 60), abs=0.017)
+    (difference,) = bootstrap_means((np.arange(30) < 2)[:, None].astype(float), seed=0, lowest=-1.0)
+    assert difference.low == 0
 
 
 def test_samples_of_a_problem_are_not_taken_for_problems() -> None:

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from open_r1.background import Background
 from open_r1.errors import UserError
-from open_r1.generation import server_batches, server_client
+from open_r1.generation import server_batches, server_client, server_port
 from open_r1.generation.engine import Completion, Request, SamplingParams
+from open_r1.generation.served import Trainer, open_served, start_served
 from open_r1.generation.served_engine import ServedEngine
 from open_r1.generation.server import EngineServer
 from open_r1.generation.server_model import Meeting
@@ -81,8 +82,14 @@ def test_it_draws_as_the_engine_does_before_and_after_new_weights(server: str, c
     for _ in range(2):
         engine.load_weights(other.named_parameters())
         assert_draws(engine, checkpoints[1])
-    # Another run's trainer, from the beginning.
+    # Another run's trainer: not beside the first, whose run it would end; after it, from the beginning.
     follower = ServedEngine(server, bucket_bytes=1 << 20)
+    with pytest.raises(UserError, match="another trainer is using this server"):
+        follower.load_weights(load_model(str(checkpoints[0])).named_parameters())
+    assert_draws(engine, checkpoints[1])
+    engine.load_weights(other.named_parameters())
+    assert_draws(engine, checkpoints[1])
+    engine.close()
     follower.load_weights(load_model(str(checkpoints[0])).named_parameters())
     assert_draws(follower, checkpoints[0])
     assert list(engine.generate([], PARAMS)) == []
@@ -399,6 +406,22 @@ def test_what_is_no_request_is_refused(path: str, body: bytes, said: str) -> Non
 def test_a_port_that_is_taken_is_said() -> None:
     with in_process(Model()) as url, pytest.raises(UserError, match="choose another --port"):
         reserve(("127.0.0.1", int(url.rsplit(":", 1)[1])))
+
+
+def test_a_port_for_weights_that_is_taken_is_said_before_a_server_loads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(server_port, "FREE_SECONDS", 0.0)
+    trainer = Trainer(torch.device("cpu"), {})
+    with socket.create_server(("0.0.0.0", 0)) as other:
+        port = other.getsockname()[1]
+        for opening in (
+            lambda: start_served({"port": free_port()}, trainer, log=tmp_path / "server.log", group_port=port),
+            lambda: open_served("http://127.0.0.1:9", trainer, group_port=port),
+        ):
+            with pytest.raises(UserError, match=f"at port {port} .*; give another --vllm_group_port"):
+                opening()
+    assert not (tmp_path / "server.log").exists()
 
 
 def test_a_port_is_kept_while_the_model_is_loaded() -> None:

@@ -114,7 +114,7 @@ def test_the_files_of_a_persons_own_code_are_inputs(tmp_path: Path, monkeypatch:
     for name in ("rewards.py", "mine/__init__.py", "mine/tasks.py", "work.py"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).touch()
-    own = "[rewards:short, rewards.py:long, mine:length, mine.tasks:TASK, accuracy, gpqa:diamond, absent:one]"
+    own = "[rewards:short, rewards.py:long, mine:length, mine.tasks:TASK=a.jsonl, accuracy, gpqa:diamond, absent:one]"
     Path("p.yaml").write_text(f"stages:\n  - {{name: a, kind: script, run: work.py, args: {{own: {own}}}}}\n")
     pipeline = read_pipeline("p.yaml")
     (stage,) = pipeline.stages

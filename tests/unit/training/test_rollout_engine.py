@@ -8,15 +8,19 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from training_runs import assert_same_weights, train
 
 from open_r1.errors import StopRequested, UserError
 from open_r1.generation.server_client import ServerClient
 from open_r1.generation.server_process import ServerProcess
+from open_r1.training.rollout_engine import check_engine
 
 
 @pytest.fixture
@@ -110,6 +114,7 @@ def test_a_run_a_step_behind_goes_on_where_it_was(settings: dict[str, Any], tmp_
 
 def test_a_server_that_is_not_there_is_one_line(settings: dict[str, Any], tmp_path: Path) -> None:
     served = {"use_vllm": True, "vllm_mode": "server", "vllm_server_port": free_port(), "vllm_server_timeout": 1}
+    served["vllm_group_port"] = free_port()
     with pytest.raises(UserError, match=r"no server answers at http://0\.0\.0\.0:\d+ after 1 s .*open-r1 serve-vllm"):
         train("grpo", tmp_path / "run", **settings, **served)
 
@@ -123,3 +128,17 @@ def test_a_server_of_its_own_and_one_elsewhere_exclude_each_other(settings: dict
     both = {"vllm_server_devices": "1", "vllm_server_base_url": "http://10.0.0.2:8000"}
     with pytest.raises(UserError, match="vllm_server_devices starts a server here"):
         train("grpo", tmp_path / "run", **settings, **both)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "trained_on", "shared"), [("0", [0], "0"), ("2,3", [0, 1, 2, 3], "2, 3"), ("2, 3", [0, 1], None)]
+)
+def test_a_server_shares_no_gpu_with_training(numbers: str, trained_on: list[int], shared: str | None) -> None:
+    """A launcher file trains on every GPU that is found: on those that are meant for the server too."""
+    config = SimpleNamespace(use_vllm=True, vllm_mode="server", vllm_server_devices=numbers)
+    runtime = SimpleNamespace(
+        device=torch.device("cuda"),
+        gather=lambda items: [(items[0][0], index) for index in trained_on] + [("another machine", 2)],
+    )
+    with pytest.raises(UserError, match=f"trains on GPU {shared} itself") if shared else nullcontext():
+        check_engine(config, runtime)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -159,3 +160,100 @@ def test_a_run_whose_terminal_is_closed_saves(piped: bool, tmp_path: Path) -> No
     os.waitpid(process, 0)
     said = (tmp_path / LOG).read_text()
     assert said.startswith("the terminal was closed (SIGHUP)\n") and "saving 99" in said
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} did not appear"
+        time.sleep(0.02)
+
+
+LOOP = """
+import os, pathlib, signal, sys, time
+from open_r1 import cli
+from open_r1.errors import StopRequested
+from open_r1.troubleshooting.failure import Situation
+from open_r1.training.signals import Interrupted, StopSignal
+
+folder = pathlib.Path(sys.argv[1])
+
+def command(argv):
+    with StopSignal() as stop:
+        try:
+            (folder / "begun").touch()
+            for number in range(100_000):
+                {between}
+                stop.check()
+        except Interrupted as reason:
+            {saving}
+            (folder / "saved").touch()
+            raise StopRequested(f"saved after {{reason}}", reason.signal_number) from None
+
+invocation = cli.Invocation([])
+invocation.situation.folder = folder
+status = cli.run_main(command, [], invocation)
+(folder / "status").write_text(str(status))
+"""
+
+
+def script(between: str = "time.sleep(0.01)", saving: str = "pass") -> str:
+    return LOOP.format(between=between, saving=saving)
+
+
+@pytest.mark.parametrize("before", ["SIGHUP", "SIGINT", "SIGTERM"])
+def test_a_terminal_that_is_closed_while_the_state_is_saved_is_no_second_signal(before: str, tmp_path: Path) -> None:
+    again = "os.kill(os.getpid(), signal.SIGHUP); time.sleep(0.05)"
+    (tmp_path / "script.py").write_text(script(f"os.kill(os.getpid(), signal.{before}); time.sleep(0.05)", again))
+    subprocess.run([sys.executable, "script.py", "."], cwd=tmp_path, timeout=60, check=True, capture_output=True)
+    assert (tmp_path / "saved").exists()
+    number = signal.SIGINT if before == "SIGINT" else signal.SIGTERM
+    assert (tmp_path / "status").read_text() == str(128 + number)
+
+
+def test_a_terminal_that_is_closed_while_a_line_is_printed(tmp_path: Path) -> None:
+    """The connection hangs: nothing takes the letters, printing waits, and in the midst of that the signal comes."""
+    (tmp_path / "script.py").write_text(script("print('x' * 9999, file=sys.stderr)"))
+    process = subprocess.Popen([sys.executable, "script.py", "."], cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "begun")
+    time.sleep(0.3)
+    process.send_signal(signal.SIGHUP)
+    process.wait(60)
+    process.stderr.close()
+    assert (tmp_path / "status").read_text() == "143" and (tmp_path / "saved").exists()
+
+
+@pytest.mark.parametrize("how", ["rich", "print"])
+def test_a_reader_that_has_ended_stops_no_run(how: str, tmp_path: Path) -> None:
+    words = "'x ' * 999"  # a hundred times, more than a pipe holds
+    say = {"rich": f"Console(stderr=True).print({words}, highlight=False)", "print": f"print({words}, flush=True)"}[how]
+    text = "from rich.console import Console\n" + script(f"{say}; number < 99 or os.kill(os.getpid(), signal.SIGTERM)")
+    (tmp_path / "script.py").write_text(text)
+    subprocess.run(["bash", "-c", f"{sys.executable} script.py . 2>&1 | head -1"], cwd=tmp_path, timeout=60, check=True)
+    wait_for(tmp_path / "status")
+    assert (tmp_path / "status").read_text() == "143" and (tmp_path / "saved").exists()
+    said = (tmp_path / LOG).read_text()
+    assert said.startswith("nobody reads this any more (Broken pipe)\n") and "saved after SIGTERM" in said
+
+
+def test_a_full_disk_takes_no_line_and_ends_no_run(tmp_path: Path) -> None:
+    say = "print(number, flush=True); number < 99 or os.kill(os.getpid(), signal.SIGTERM)"
+    (tmp_path / "script.py").write_text(script(say))
+    with open("/dev/full", "w") as full:
+        subprocess.run([sys.executable, "script.py", "."], cwd=tmp_path, timeout=60, check=True, stdout=full)
+    assert (tmp_path / "status").read_text() == "143" and (tmp_path / "saved").exists()
+
+
+def test_what_is_passed_on_on_the_way_out_is_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(STAGE, "1")
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with pytest.raises(Terminated), hangup_terminates(lambda: None), sigterm_raises():
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                cleared = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleared

@@ -130,8 +130,8 @@ SIGNALS = Group(
             "SIGHUP: the terminal was closed",
             ("Signal 1 (SIGHUP) received by PID 4711", "Received 1 death signal, shutting down workers"),
             (r"Received (?:1|Signals\.SIGHUP(?:: 1)?) death signal", r"got signal: 1\b"),
-            "the terminal or the connection that the run was started from was closed (SIGHUP). A run saves a checkpoint "
-            "first, and says so in after-hangup.log of its folder.",
+            "the terminal or the connection that the run was started from was closed (SIGHUP). A run saves a "
+            "checkpoint first, and says so in after-hangup.log of its folder.",
             (
                 "tmux new -s train  # start it there; tmux attach -t train comes back to it",
                 "nohup open-r1 {words} > train.log 2>&1 &",
