@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markdown_table import table_row
+
 COLUMNS = ("way", "GPUs", "tokens/s", "scaling", "MFU", "peak GiB", "loss, first steps → last", "apart", "seconds")
 SHOWN_LOSSES = 4
 
@@ -21,7 +23,7 @@ def table(results: Sequence[Result]) -> str:
     """A line for each case. Scaling is tokens a second over those of one GPU times the GPUs; ``apart`` is the largest
     relative difference of a step's loss from the same step on one GPU.
     """
-    lines = [_line(COLUMNS), _line(["---", "---:", "---:", "---:", "---:", "---:", "---", "---:", "---:"])]
+    lines = [table_row(COLUMNS), table_row(["---", "---:", "---:", "---:", "---:", "---:", "---", "---:", "---:"])]
     for result in results:
         reference = _reference(result, results)
         losses = result.get("losses") or {}
@@ -32,7 +34,7 @@ def table(results: Sequence[Result]) -> str:
         last = list(losses.values())[-1] if losses else None
         apart = _apart(losses, (reference or {}).get("losses") or {})
         lines.append(
-            _line(
+            table_row(
                 [
                     _name(result["case"]),
                     str(result["processes"]),
@@ -78,10 +80,6 @@ def _notes(results: Sequence[Result]) -> list[str]:
 def _name(case: str) -> str:
     source, _, way = case.rpartition(">")
     return f"{source}'s checkpoint on {way}" if source else case.replace("one", "one GPU").replace("+lora", ", LoRA")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

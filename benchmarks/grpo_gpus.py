@@ -32,6 +32,7 @@ from typing import Any
 from distributed import LAST_LINES, ROOT, WAYS, gpus, launcher, roomy_folder
 from grpo import TINY_DATA, TINY_MODEL, environment_of_case, write_rows
 from grpo_job import Job
+from markdown_table import table_row
 from sft import wait_for
 
 from open_r1.files import write_json
@@ -160,7 +161,7 @@ def steps_of(output: Path) -> list[dict[str, Any]]:
 
 def table(results: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     """A line for each way, as Markdown; × is how much faster than ``one``."""
-    lines = [_line(COLUMNS), _line(["---", *["---:"] * (len(COLUMNS) - 1)])]
+    lines = [table_row(COLUMNS), table_row(["---", *["---:"] * (len(COLUMNS) - 1)])]
     alone = next(
         (
             statistics.fmean(result["seconds"])
@@ -172,7 +173,7 @@ def table(results: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
     failed = []
     for result in results:
         if "error" in result:
-            lines.append(_line([result["way"], result["error"], *[""] * (len(COLUMNS) - 2)]))
+            lines.append(table_row([result["way"], result["error"], *[""] * (len(COLUMNS) - 2)]))
             failed += [f"{result['way']}: {result['error']}", *[f"    {line}" for line in result["said"]]]
             continue
         steps = result["steps"][arguments.warmup :]
@@ -183,7 +184,7 @@ def table(results: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
         seconds = statistics.fmean(result["seconds"])
         drawn = mean["completion_length"] * arguments.prompts * arguments.answers
         lines.append(
-            _line(
+            table_row(
                 [
                     result["way"],
                     str(result["gpus"]),
@@ -200,10 +201,6 @@ def table(results: list[dict[str, Any]], arguments: argparse.Namespace) -> str:
             )
         )
     return "\n".join([*lines, "", *failed])
-
-
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ import yaml
 from ballast import by_phase, leaving
 from distributed import roomy_folder
 from grpo import LAST_LINES, environment_of_case
+from markdown_table import table_row
 from memory import SAID
 from sft import ROOT, TOKENIZER, wait_for
 
@@ -161,8 +162,8 @@ def run(folder: Path, answers: int, arguments: argparse.Namespace) -> dict[str, 
 
 def table(results: list[dict[str, Any]]) -> str:
     """A line for each case, sizes in GB; then what each run said, and the prediction's parts."""
-    lines = [_line(COLUMNS), _line(["---", "---:", "---", *["---:"] * (len(COLUMNS) - 3)])]
-    lines += [_line(_cells(result)) for result in results]
+    lines = [table_row(COLUMNS), table_row(["---", "---:", "---", *["---:"] * (len(COLUMNS) - 3)])]
+    lines += [table_row(_cells(result)) for result in results]
     for result in results:
         lines += ["", f"{result['case']}:"]
         if parts := result.get("parts_gb"):
@@ -197,10 +198,6 @@ def _cells(result: dict[str, Any]) -> list[str]:
 
 def _gb(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _line(cells: Any) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

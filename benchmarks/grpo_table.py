@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from markdown_table import table_row
+
 PHASES = ("generate", "reward", "logprobs", "train", "sync")
 COLUMNS = ("case", "side", "s/step", "×", *PHASES, "idle", "answer tok/s", "trained tok/s", "MFU", "MFU of train")
 COLUMNS = (*COLUMNS, "GPU busy", "GiB torch / GPU", "tokens an answer", "reward", "first step s")
@@ -21,12 +23,12 @@ def table(results: Sequence[Result]) -> str:
     Phases may overlap where generation runs ahead; ``idle`` is what none of them covers. ``logprobs`` is the pass over
     the old policy or the reference. MFU is of training alone, over the whole step and over the phase ``train``.
     """
-    lines = [_line(COLUMNS), _line(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
+    lines = [table_row(COLUMNS), table_row(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
     for result in results:
         if "error" in result:
-            lines.append(_line([result["case"], result["side"], result["error"], *[""] * (len(COLUMNS) - 3)]))
+            lines.append(table_row([result["case"], result["side"], result["error"], *[""] * (len(COLUMNS) - 3)]))
         else:
-            lines.append(_line(_cells(result, results)))
+            lines.append(table_row(_cells(result, results)))
     return "\n".join(lines)
 
 
@@ -99,7 +101,3 @@ def _rival(result: Result, results: Sequence[Result]) -> float:
         if "error" not in other
     ]
     return min(seconds, default=0.0)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from markdown_table import table_row
 from sft_table import timed_seconds
 
 COLUMNS = ("case", "limit", "run", "allocated", "reserved", "CUDA", "predicted", "off", "tokens/s", "loss")
@@ -17,8 +18,8 @@ def table(results: Sequence[Result]) -> str:
 
     ``allocated`` and ``reserved`` are PyTorch's peaks after loading, ``CUDA`` what the process holds beside them.
     """
-    lines = [_line(COLUMNS), _line(["---", "---:", "---", *["---:"] * (len(COLUMNS) - 3)])]
-    lines += [_line(_cells(result)) for result in results]
+    lines = [table_row(COLUMNS), table_row(["---", "---:", "---", *["---:"] * (len(COLUMNS) - 3)])]
+    lines += [table_row(_cells(result)) for result in results]
     for result in results:
         lines += ["", f"{result['case']}:"]
         if "parts_gb" in result:
@@ -55,7 +56,3 @@ def _cells(result: Result) -> list[str]:
 
 def _gb(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -31,6 +31,7 @@ from typing import Any
 
 from distributed import roomy_folder
 from grpo import environment_of_case
+from markdown_table import table_row
 from sft import ROOT, TOKENIZER, any_left, read_case, write_model
 
 from open_r1.files import write_json
@@ -219,8 +220,8 @@ def job_of(name: str, folder: Path, arguments: argparse.Namespace) -> dict[str, 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """A line for each case, then what was said where one failed."""
-    lines = [_line(COLUMNS), _line(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
-    lines += [_line(_cells(result)) for result in results]
+    lines = [table_row(COLUMNS), table_row(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
+    lines += [table_row(_cells(result)) for result in results]
     off = [abs(result["predicted_gb"] / result["allocated_gb"] - 1) for result in results if result.get("allocated_gb")]
     if off:
         within = sum(share <= 0.1 for share in off)
@@ -249,10 +250,6 @@ def _cells(result: dict[str, Any]) -> list[str]:
 
 def _gb(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from markdown_table import table_row
+
 COLUMNS = ("case", "side", "tokens/s", "×", "ms/step", "TFLOP/s", "MFU", "peak GiB", "first step s", "loss")
 COMPARED_STEPS = 4
 
@@ -14,10 +16,10 @@ Result = dict[str, Any]
 
 def table(results: Sequence[Result]) -> str:
     """A line for each side of each case: its fastest turn, or why there is none."""
-    lines = [_line(COLUMNS), _line(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
+    lines = [table_row(COLUMNS), table_row(["---", "---", *["---:"] * (len(COLUMNS) - 2)])]
     for result in fastest(results):
         if "seconds" not in result:
-            lines.append(_line([result["case"], result["side"], result["error"], *[""] * (len(COLUMNS) - 3)]))
+            lines.append(table_row([result["case"], result["side"], result["error"], *[""] * (len(COLUMNS) - 3)]))
             continue
         seconds = timed_seconds(result)
         rate = result["tokens"] / seconds
@@ -26,7 +28,7 @@ def table(results: Sequence[Result]) -> str:
         rival = _rival(result, results)
         losses = result["losses"]
         lines.append(
-            _line(
+            table_row(
                 [
                     result["case"],
                     f"{result['side']} ({result['batch']} × {result['packs'] // result['batch']})",
@@ -82,8 +84,8 @@ def profiles(results: Sequence[Result]) -> list[str]:
             continue
         total = sum(profile["groups_ms"].values())
         lines += ["", f"{result['case']} {result['side']}: {total:.0f} ms a step under the profiler", ""]
-        lines += [_line(["group", "ms", "share"]), _line(["---", "---:", "---:"])]
-        lines += [_line([name, f"{ms:.1f}", f"{ms / total:.1%}"]) for name, ms in profile["groups_ms"].items()]
+        lines += [table_row(["group", "ms", "share"]), table_row(["---", "---:", "---:"])]
+        lines += [table_row([name, f"{ms:.1f}", f"{ms / total:.1%}"]) for name, ms in profile["groups_ms"].items()]
         lines += ["", *(f"    {ms:8.2f}  {name}" for name, ms in profile["kernels_ms"].items())]
         lines += [f"    host: {', '.join(f'{name} {ms} ms' for name, ms in profile['calls_ms'].items())}"]
     return lines
@@ -110,7 +112,3 @@ def _seconds_a_token(result: Result) -> float:
 def timed_seconds(result: Result) -> float:
     """What the timed steps take at the pace of their median; one that loads a kernel for a new shape is an outlier."""
     return statistics.median(result["step_ms"]) * len(result["step_ms"]) / 1e3
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from io import TextIOWrapper
+from pathlib import Path
 
 from open_r1 import __version__, config
 from open_r1.errors import StoppedByRule, StopRequested, Terminated, UserError
@@ -107,7 +108,11 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
         trace goes into a file; what it does not know is a defect, and keeps its trace on the screen too.
     """
     invocation = invocation or Invocation(argv)
-    make_output_last(lambda: invocation.situation.folder)
+
+    def folder() -> Path | None:
+        return invocation.situation.folder
+
+    make_output_last(folder)
     if isinstance(sys.stdout, TextIOWrapper):  # where the locale has no "…" or "✓", a "?" stops no run
         sys.stdout.reconfigure(errors="replace")
     apply_settings()
@@ -116,7 +121,7 @@ def run_main(command: Callable[[list[str]], object], argv: Sequence[str], invoca
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        with hangup_terminates(lambda: invocation.situation.folder), sigterm_raises():
+        with hangup_terminates(folder), sigterm_raises():
             command(list(argv))
     except UserError as error:
         invocation.situation.tell_user_error(error)

@@ -48,11 +48,6 @@ class Told:
         return now
 
 
-def is_launched() -> bool:
-    """Whether this process was started by what passes signals on: `torchrun`, `accelerate launch`, `open-r1 run`."""
-    return _TORCHRUN in os.environ or STAGE in os.environ
-
-
 def is_echo(number: int, first: float) -> bool:
     """Whether a signal that comes now is one that was heard at ``first`` (``time.monotonic``), passed on.
 
@@ -61,6 +56,35 @@ def is_echo(number: int, first: float) -> bool:
     """
     passed_on = _TORCHRUN in os.environ or (STAGE in os.environ and number == signal.SIGTERM)
     return passed_on and time.monotonic() - first <= ECHO
+
+
+@contextmanager
+def first_signal(act: Callable[[int], None]) -> Iterator[None]:
+    """Inside, ``act`` is called with the first SIGTERM or SIGINT. A second one acts as it would have without this; what
+    a launcher passes on of the first (`is_echo`) is the first.
+    """
+    first = 0.0
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def heard(number: int, _frame: FrameType | None) -> None:
+        nonlocal first
+        if not first:
+            first = Told.note()
+            if not (_TORCHRUN in os.environ or STAGE in os.environ):  # nobody passes it on
+                restore()
+            act(number)
+        elif not is_echo(number, first):
+            restore()
+            signal.raise_signal(number)
+
+    previous = {number: signal.signal(number, heard) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        restore()
 
 
 @contextmanager

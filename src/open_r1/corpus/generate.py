@@ -24,12 +24,11 @@ from open_r1.errors import UserError
 from open_r1.evaluation import chat_model
 from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
 from open_r1.evaluation.chat_model import ChatModel
-from open_r1.evaluation.gold import rejected_golds
+from open_r1.evaluation.gold import rejected_golds, verifier_pool
 from open_r1.evaluation.meter import AnswerMeter
 from open_r1.generation.openai_stream import RequestsFailed
 from open_r1.generation.seeds import sample_seed
 from open_r1.report.tables import clock, percent
-from open_r1.rewards.pool import RewardPool
 
 _PROMPTS_AT_ONCE = 32768
 """Prompts handed to the engine together: enough that its last answers cost little, and a bound on memory."""
@@ -157,8 +156,7 @@ def _verifiers(asked: Sequence[_Asked], config: GenerateConfig, console: Console
     if not golds:
         yield None
         return
-    limits = {"workers": config.reward_workers, "timeout": config.reward_timeout}
-    with RewardPool(["accuracy"], **limits, gives_way=config.engine == "vllm") as pool:
+    with verifier_pool("accuracy", config) as pool:
         tried = golds[:: max(1, len(golds) // _GOLDS_CHECKED)]
         rejected = rejected_golds(tried, pool)
         if rejected:

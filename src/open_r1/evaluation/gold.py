@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from open_r1.config import EvaluateConfig, GenerateConfig
 from open_r1.evaluation.answers import Verifiers
 from open_r1.rewards.extract import find_gold
+from open_r1.rewards.pool import RewardPool
+from open_r1.rewards.spec import RewardSpec
 
 _IN_FLIGHT = 64
 """Answers with the verifier at once: the columns of some are megabytes."""
@@ -26,6 +29,12 @@ class Rejected:
     place: int
     reward: float | None
     why: str
+
+
+def verifier_pool(reward: RewardSpec | str, config: EvaluateConfig | GenerateConfig) -> RewardPool:
+    """The processes that verify answers, or right ones, by ``reward``; beside vLLM they give way to it."""
+    limits = {"workers": config.reward_workers, "timeout": config.reward_timeout}
+    return RewardPool([reward], **limits, gives_way=config.engine == "vllm")
 
 
 def stated(gold: str) -> str:

@@ -16,6 +16,7 @@ from open_r1.evaluation.answers import Answer, Question, Verifiers, draw_answers
 from open_r1.evaluation.chat_model import ChatModel, Prompt
 from open_r1.evaluation.exactly_once import ExactlyOnce
 from open_r1.evaluation.generations import Generation
+from open_r1.evaluation.gold import verifier_pool
 from open_r1.evaluation.judged_again import judge_again, judging_code
 from open_r1.evaluation.meter import AnswerMeter
 from open_r1.evaluation.registry import TaskSource
@@ -58,9 +59,7 @@ def evaluate(
             console.print(line, markup=False)
         pools: dict[str, RewardPool] = {}
         for name, reward in rewards.items():
-            limits = {"workers": config.reward_workers, "timeout": config.reward_timeout}
-            pool = RewardPool([reward], **limits, gives_way=config.engine == "vllm")
-            pools[name] = stack.enter_context(pool)
+            pools[name] = stack.enter_context(verifier_pool(reward, config))
         for source in sources:
             stack.enter_context(_held(folder / source.folder))
         runs = [prepare(model, source, config, pools[source.task.reward_name], folder, console) for source in sources]

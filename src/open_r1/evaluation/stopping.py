@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 
 from open_r1.errors import StopRequested
-from open_r1.signals import Told, is_echo, is_launched
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from open_r1.signals import first_signal
 
 
 @dataclass
@@ -41,33 +37,16 @@ def resumable(overwrite: str | None = None) -> Iterator[None]:
     """
     command = f"the same command without --{overwrite}" if overwrite else "the same command"
 
-    first = 0.0
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        nonlocal first
-        if first:
-            if not is_echo(number, first):
-                restore()
-                signal.raise_signal(number)
-            return
-        first = Told.note()
-        if not is_launched():
-            restore()
+    def stop(number: int) -> None:
         request = StopRequested(f"stopped; what was drawn is kept, {command} goes on from here", number)
         if not _STOPS.deferred:
             raise request
         _STOPS.waiting = request
 
-    previous = {number: signal.signal(number, stop) for number in _SIGNALS}
-
-    def restore() -> None:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
     try:
-        yield
+        with first_signal(stop):
+            yield
     finally:
-        restore()
         _STOPS.deferred, _STOPS.waiting = False, None  # an abandoned generator may not have been closed yet
 
 

@@ -32,7 +32,7 @@ def rows(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_r1.corpus.generate.RewardPool", FakePool)
+    monkeypatch.setattr("open_r1.evaluation.gold.RewardPool", FakePool)
 
 
 def write_rows(path: Path, numbers: range, gold: str | None = None) -> Path:
@@ -198,7 +198,7 @@ def test_what_could_not_be_verified_is_verified_by_the_next_start(
     output, afresh = tmp_path / "answers.jsonl", tmp_path / "afresh.jsonl"
     undisturbed = run(fake_model(reply), rows, afresh, keep=keep)
     with monkeypatch.context() as patched:
-        patched.setattr("open_r1.corpus.generate.RewardPool", AwayPool)
+        patched.setattr("open_r1.evaluation.gold.RewardPool", AwayPool)
         assert run(fake_model(reply), rows, output, keep=keep).unverified == 24
         assert run(fake_model(reply), rows, output, keep=keep).unverified == 24
     model = fake_model(reply)

@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("open_r1.evaluation.runner.RewardPool", FakePool)
+    monkeypatch.setattr("open_r1.evaluation.gold.RewardPool", FakePool)
 
 
 def run(model: ChatModel, file: Path, folder: Path, console: Console | None = None, **settings: object) -> TaskResult:
@@ -229,7 +229,7 @@ def test_the_next_start_verifies_what_could_not_be_verified_and_draws_nothing(
 
     whole = run(fake_model(reply), file, tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr("open_r1.evaluation.runner.RewardPool", Away)
+        patched.setattr("open_r1.evaluation.gold.RewardPool", Away)
         assert run(fake_model(reply), file, tmp_path / "out").unverified == 24
     model, said = fake_model(reply), io.StringIO()
     result = run(model, file, tmp_path / "out", Console(file=said, width=200))
@@ -451,7 +451,7 @@ def test_the_table_shows_every_number(file: Path, tmp_path: Path) -> None:
 def test_the_reward_pool_of_the_real_thing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     with_pool = run(fake_model(reply), file, tmp_path / "pool", reward_workers=1)
-    monkeypatch.setattr("open_r1.evaluation.runner.RewardPool", FakePool)
+    monkeypatch.setattr("open_r1.evaluation.gold.RewardPool", FakePool)
     in_process = run(fake_model(reply), file, tmp_path / "in_process")
     assert with_pool.pass_at_1 == in_process.pass_at_1
     assert rows(tmp_path / "pool") == rows(tmp_path / "in_process")
